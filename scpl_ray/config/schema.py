@@ -1,0 +1,194 @@
+"""The typed, frozen configuration of a run: every key, its default, and its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+HeadKind = Literal["linear", "mlp", "mlp_bn"]
+
+
+class Section(BaseModel):
+    """A frozen section; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class DataConfig(Section):
+    """Where batches come from."""
+
+    source: str = Field("movie_snippets", description="a registered source, or 'file'")
+    path: str | None = Field(None, description="CSV/JSONL/Parquet file or saved dataset folder")
+    test_path: str | None = Field(None, description="the test split, if it is a file of its own")
+    text_column: str = "text"
+    label_column: str = "label"
+    offline: str = Field("none", description="what to train on where the Hub cannot be reached")
+    offline_timeout_s: Annotated[float, Field(gt=0, le=60)] = 4.0
+    validation: Share = Field(0.1, description="share of training held out, if the source has none")
+    test: Share = Field(0.2, description="share held out for testing, if the source has none")
+    pool: bool = Field(False, description="join the source's train and test, cut anew by `test`")
+    max_len: Positive = Field(128, description="tokens kept of each text")
+    vocab_size: Annotated[int, Field(ge=3)] = 30_000
+    stop_words: Literal["none", "english"] = "none"
+    lowercase: bool = True
+    limit: Positive | None = Field(None, description="use only so many samples of each split")
+    cache_dir: str | None = None
+
+
+class ModelConfig(Section):
+    """Which network; `layers` counts the repeated layers after the first one."""
+
+    kind: str = "transformer"
+    factory: str | None = Field(None, description="module:function that returns the layers")
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the factory")
+    layers: Positive = 2
+    width: Positive = 128
+    heads: Positive = 4
+    ffn: Positive | None = Field(None, description="feed-forward width; default: `width`")
+    dropout: Share = 0.1
+    embedding_dropout: Share | None = Field(None, description="default: `dropout`")
+    embedding_width: Positive | None = Field(None, description="default: `width`")
+    positional: Literal["learned", "sinusoidal", "none"] = "learned"
+    word_vectors: str | None = Field(None, description="GloVe or fastText text file")
+    channels: list[Positive] = Field([32, 64, 128], min_length=1)
+    mean_over: Literal["tokens", "padded"] = Field(
+        "tokens", description="average over real tokens, or over padding too (the authors' code)"
+    )
+
+
+class ProjectionHeadConfig(Section):
+    """The head before the contrastive loss."""
+
+    kind: Literal["identity", "linear", "mlp", "mlp_bn", "simsiam"] = "mlp"
+    hidden: Positive | None = Field(None, description="text: stage width; images: 512")
+    out: Positive | None = Field(None, description="text: stage width; images: 1024")
+
+
+class ExitHeadConfig(Section):
+    """The local classifier."""
+
+    kind: HeadKind = "mlp"
+    hidden: Positive | None = Field(None, description="default: stage width")
+    detach: bool = Field(True, description="false: its gradient also trains the stage")
+
+
+class LocalConfig(Section):
+    """The local objective of each stage."""
+
+    temperature: Annotated[float, Field(ge=1e-4, le=100)] = 0.1
+    normalization: Literal["authors", "standard"] = "authors"
+    contrastive_weight: Annotated[float, Field(ge=0)] = 1.0
+    prediction_weight: Annotated[float, Field(ge=0)] = 1.0
+    projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
+    exit_head: ExitHeadConfig = ExitHeadConfig()
+    pool: Positive | None = Field(None, description="feature maps: average to pool x pool first")
+
+
+class OptimizerOverride(Section):
+    """What one stage sets differently."""
+
+    lr: Annotated[float, Field(gt=0)] | None = None
+    end_lr: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+class OptimizerConfig(Section):
+    """One optimizer and schedule per stage."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    momentum: Share = 0.9
+    schedule: Literal["constant", "cosine"] = "constant"
+    end_lr: Annotated[float, Field(ge=0)] = 0.0
+    schedule_every: Literal["step", "epoch"] = "step"
+    stages: dict[Positive, OptimizerOverride] = Field(
+        default_factory=dict, description="overrides by stage number, from 1"
+    )
+
+
+class TrainConfig(Section):
+    """How long, in which batches, with which arithmetic."""
+
+    epochs: Positive = 4
+    batch_size: Positive = 64
+    drop_last: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    select: Literal["last", "best"] = Field(
+        "last", description="keep the last epoch, or the best on the validation split"
+    )
+
+
+class EvaluateConfig(Section):
+    """How the splits are evaluated."""
+
+    batch_size: Positive = 256
+    train_samples: Positive = Field(10_000, description="training samples of the final report")
+
+
+class PipelineConfig(Section):
+    """How batches stream through the stages."""
+
+    engine: Literal["ray", "local"] = "ray"
+    in_flight: Positive = Field(8, description="batches in flight: the back-pressure window")
+    prefetch: Annotated[int, Field(ge=0)] = 8
+    step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+
+
+class ResourcesConfig(Section):
+    """What each stage holds."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = Field(None, description="CPU threads a stage; default: fair share")
+    gpus_per_stage: Annotated[float, Field(gt=0)] | None = None
+    address: str | None = Field(None, description="a Ray cluster; default: RAY_ADDRESS or a local")
+    object_store_mib: Annotated[int, Field(ge=80)] | None = None
+
+    @field_validator("gpus_per_stage")
+    @classmethod
+    def _whole_or_fraction(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("a number above 1 must be whole: Ray gives whole GPUs or a share of 1")
+        return value
+
+
+class OutputConfig(Section):
+    """What a run writes."""
+
+    dir: str = "runs"
+    tensorboard: bool = True
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
+    method: Literal["scpl", "dascpl"] = "dascpl"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    stages: Positive | Annotated[list[Positive], Field(min_length=1)] | None = Field(
+        None, description="layers of each stage, or a number of even stages; default: one a layer"
+    )
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    local: LocalConfig = LocalConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.model.kind == "transformer" and self.model.width % self.model.heads:
+            raise ValueError(
+                f"model.width: {self.model.width} is not a multiple of model.heads: "
+                f"{self.model.heads}; choose a width that the heads divide"
+            )
+        return self
