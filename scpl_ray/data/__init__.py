@@ -1,0 +1,1 @@
+"""Data sources: from raw samples to deterministic batches."""

@@ -1,0 +1,147 @@
+"""From `model.kind` or `model.factory` to a `LayeredModel`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scpl_ray.config.schema import Config
+from scpl_ray.data.batch import DataInfo
+from scpl_ray.errors import ConfigError, unknown
+from scpl_ray.models import text, vision
+from scpl_ray.models.activation import Activation
+from scpl_ray.models.layers import LayeredModel, LayerSpec, apply_layer, flatten
+from scpl_ray.rng import seeded
+
+KINDS = {"transformer": "text", "lstm": "text", "convnet": "image"}
+
+
+def build_model(
+    config: Config, data: DataInfo, vectors: text.WordVectors | None = None
+) -> LayeredModel:
+    """Describes the network of a config.
+
+    Args:
+        config: `model` and `local.pool` are read.
+        data: what the layers must fit.
+        vectors: word vectors for the embedding.
+
+    Returns:
+        The ordered layers, every one with its number of features.
+
+    Raises:
+        ConfigError: an unknown kind, one that does not fit the data, or a bad factory.
+    """
+    if config.model.factory:
+        return _from_factory(config, data)
+    kind = config.model.kind
+    if kind not in KINDS:
+        raise ConfigError(unknown("model.kind", kind, KINDS))
+    if KINDS[kind] != data.kind:
+        fitting = ", ".join(k for k, v in KINDS.items() if v == data.kind)
+        raise ConfigError(
+            f"model.kind: {kind!r} takes {KINDS[kind]}, but data.source {data.name!r} gives "
+            f"{data.kind}; allowed with it: {fitting}"
+        )
+    if kind == "convnet":
+        return vision.convnet(config.model, data, config.local.pool)
+    return (text.transformer if kind == "transformer" else text.lstm)(config.model, data, vectors)
+
+
+def import_factory(name: str) -> Callable[..., object]:
+    """Imports `module:function`, with the current folder on the path.
+
+    Raises:
+        ConfigError: naming model.factory and what could not be found.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(f"model.factory: {name!r}: write module:function, e.g. my_model:build")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"model.factory: {name!r}: cannot import {module_name!r} ({error}); it must be "
+            "installed or lie in the current folder"
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        public = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
+        raise ConfigError(f"model.factory: {unknown('function', attribute, public)}")
+    return function
+
+
+def _from_factory(config: Config, data: DataInfo) -> LayeredModel:
+    function = import_factory(str(config.model.factory))
+    with seeded(config.seed, "init", "factory"):
+        try:
+            made = function(data, **config.model.options)
+        except TypeError as error:
+            raise ConfigError(
+                f"model.factory: {config.model.factory!r} was called as build(data, "
+                f"**model.options) with options {config.model.options!r}: {error}"
+            ) from error
+    model = _as_model(made, str(config.model.factory), data)
+    if all(layer.features for layer in model.layers):
+        return model
+    return _with_features(model, config.seed, data)
+
+
+def _as_model(made: object, name: str, data: DataInfo) -> LayeredModel:
+    if isinstance(made, LayeredModel):
+        return made
+    layers, reduce = made if isinstance(made, tuple) and len(made) == 2 else (made, flatten)
+    pairs_fit = isinstance(layers, list | tuple) and all(
+        isinstance(p, tuple)
+        and len(p) == 2
+        and isinstance(p[0], str)
+        and (isinstance(p[1], nn.Module) or callable(p[1]))
+        for p in layers
+    )
+    if not pairs_fit or not layers or not callable(reduce):
+        raise ConfigError(
+            f"model.factory: {name!r} returned {type(made).__name__}; it must return a "
+            "LayeredModel, or ([(name, nn.Module), ...], reduce) with reduce: Activation -> [B, D]"
+        )
+    try:
+        return LayeredModel(tuple(LayerSpec(n, m, reduce) for n, m in layers), style=data.kind)
+    except ValueError as error:
+        raise ConfigError(f"model.factory: {name!r}: {error}") from error
+
+
+def sample_input(data: DataInfo, size: int = 2) -> Activation:
+    """Makes a minimal a_0 of the right shape and type."""
+    if data.kind == "text":
+        ids = torch.ones(size, 2, dtype=torch.int64)
+        return Activation(ids, ids.bool())
+    return Activation(torch.zeros(size, *data.image_shape))
+
+
+def _with_features(model: LayeredModel, seed: int, data: DataInfo) -> LayeredModel:
+    activation, layers = sample_input(data), []
+    for spec in model.layers:
+        module = spec.make(seed).eval()
+        try:
+            with torch.no_grad():
+                activation = apply_layer(module, activation)
+                features: Tensor = spec.reduce(activation)
+        except Exception as error:
+            raise ConfigError(
+                f"model.factory: layer {spec.name!r} fails on a sample input "
+                f"({activation.shapes()}): {type(error).__name__}: {error}"
+            ) from error
+        if features.dim() != 2:
+            raise ConfigError(
+                f"model.factory: reduce gives shape {list(features.shape)} after layer "
+                f"{spec.name!r}; it must give [B, D]"
+            )
+        layers.append(LayerSpec(spec.name, spec.build, spec.reduce, features.shape[1]))
+    return LayeredModel(tuple(layers), model.style)

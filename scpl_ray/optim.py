@@ -1,0 +1,52 @@
+"""One optimizer per stage; the learning rate is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from scpl_ray.config.schema import OptimizerConfig
+
+
+def learning_rate(
+    config: OptimizerConfig, stage: int, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """Returns the rate of one stage at one step.
+
+    Constant; or a cosine from lr to end_lr over all steps (SGDR, Loshchilov & Hutter 2017, arXiv
+    1608.03983, one cycle), moved at each step or, as the authors of SCPL do, at each epoch.
+
+    Args:
+        config: the optimizer section, with overrides by stage.
+        stage: number of the stage, from 1.
+        step: index of the batch.
+        total_steps: steps of the whole run.
+        steps_per_epoch: steps of an epoch.
+    """
+    own = config.stages.get(stage)
+    start = config.lr if own is None or own.lr is None else own.lr
+    end = config.end_lr if own is None or own.end_lr is None else own.end_lr
+    if config.schedule == "constant":
+        return start
+    if config.schedule_every == "epoch":
+        step, total_steps = step // steps_per_epoch, max(1, total_steps // steps_per_epoch)
+    progress = min(1.0, step / max(1, total_steps))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(
+    config: OptimizerConfig, stage: int, groups: Iterable[list[nn.Parameter]]
+) -> torch.optim.Optimizer:
+    """Builds the optimizer of one stage, one parameter group for each non-empty list."""
+    own = config.stages.get(stage)
+    decay = config.weight_decay if own is None or own.weight_decay is None else own.weight_decay
+    params = [{"params": group} for group in groups if group]
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            params, config.lr, momentum=config.momentum, weight_decay=decay, fused=True
+        )
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(params, config.lr, betas=config.betas, weight_decay=decay, fused=True)
