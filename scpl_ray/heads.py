@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from scpl_ray.config.schema import ExitHeadConfig, ProjectionHeadConfig
@@ -70,13 +69,3 @@ def exit_head(config: ExitHeadConfig, features: int, classes: int, style: str) -
         squash,
         nn.Linear(hidden, classes),
     )
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Counts a module's trainable numbers."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def all_finite(module: nn.Module) -> bool:
-    """Whether every parameter is finite."""
-    return all(bool(torch.isfinite(p).all()) for p in module.parameters())

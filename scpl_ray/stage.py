@@ -1,0 +1,322 @@
+"""One stage: consecutive layers, their heads and their optimizer. Torch only, no Ray.
+
+    forward(t)  ->  detached output, at once for the next stage
+    update(t)   ->  local loss, backward within the stage, optimizer step
+
+`forward` refuses any step but its own next one, and `update` needs the output that `forward` of
+the same step left behind: a batch can be neither skipped nor trained twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from scpl_ray.config.schema import Config
+from scpl_ray.errors import NonFiniteLossError
+from scpl_ray.losses import share_without_positive
+from scpl_ray.models.activation import Activation
+from scpl_ray.models.layers import LayeredModel, apply_layer
+from scpl_ray.objective import LocalObjective, has_exit
+from scpl_ray.optim import learning_rate, make_optimizer
+from scpl_ray.rng import derive_seed
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Where a stage sits.
+
+    Attributes:
+        number: from 1.
+        layers: names of its layers.
+        with_exit: whether it has an exit head.
+    """
+
+    number: int
+    layers: tuple[str, ...]
+    with_exit: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage must know of the whole run.
+
+    Attributes:
+        config: the run's config.
+        num_classes: number of classes.
+        total_steps: training steps of the run.
+        steps_per_epoch: training steps of an epoch.
+    """
+
+    config: Config
+    num_classes: int
+    total_steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class StageStats:
+    """What a stage reports of one training step; times in seconds."""
+
+    stage: int
+    step: int
+    loss: float
+    contrastive: float
+    prediction: float | None
+    correct: int | None
+    samples: int
+    lonely_share: float
+    lr: float
+    forward_s: float
+    update_s: float
+    memory_mib: float = 0.0
+    waiting_s: float = 0.0
+    shapes: str = ""
+
+
+@dataclass(frozen=True)
+class ExitScore:
+    """What an exit got right in one evaluated batch."""
+
+    stage: int
+    correct: int
+    samples: int
+    loss_sum: float
+
+
+@dataclass
+class _Pending:
+    step: int
+    output: Activation
+    labels: Tensor
+    forward_s: float
+    shapes: str = ""
+
+
+def plan_stages(config: Config, cut: list[tuple[str, ...]]) -> list[StageSpec]:
+    """Gives each cut of layers its number and its exit."""
+    return [
+        StageSpec(k, layers, has_exit(config.method, k, len(cut)))
+        for k, layers in enumerate(cut, 1)
+    ]
+
+
+class StageModule(nn.Module):
+    """The layers and heads of a stage; keys of its state are global layer names."""
+
+    def __init__(self, spec: StageSpec, model: LayeredModel, config: Config, classes: int) -> None:
+        super().__init__()
+        own = [layer for layer in model.layers if layer.name in spec.layers]
+        self.spec = spec
+        self.names = [layer.name for layer in own]
+        self.stack = nn.ModuleList([layer.make(config.seed) for layer in own])
+        self.reduce = own[-1].reduce
+        features = own[-1].features
+        assert features is not None, "the model registry fills in the number of features"
+        self.objective = LocalObjective(
+            config, features, classes, model.style, spec.with_exit, self.names[-1]
+        )
+
+    def run_layers(self, activation: Activation, seed: int | None, step: int) -> Activation:
+        """Runs the layers; with a seed, each draws its dropout from (seed, layer, step)."""
+        for name, layer in zip(self.names, self.stack, strict=True):
+            if seed is not None:
+                torch.manual_seed(derive_seed(seed, "forward", name, step))
+            activation = apply_layer(layer, activation)
+        return activation
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Weights and buffers by global name: `layers.encoder.1.norm.weight`, `heads.encoder.1...`.
+
+        The heads carry the name of the layer after which they sit, so a checkpoint loads into
+        any other cut of the same layers.
+        """
+        state: dict[str, Tensor] = {}
+        for name, layer in zip(self.names, self.stack, strict=True):
+            state |= {f"layers.{name}.{k}": v for k, v in layer.state_dict().items()}
+        heads = self.objective.state_dict()
+        return state | {f"heads.{self.names[-1]}.{k}": v for k, v in heads.items()}
+
+    def named_trainable(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by the same names."""
+        params: dict[str, nn.Parameter] = {}
+        for name, layer in zip(self.names, self.stack, strict=True):
+            params |= {f"layers.{name}.{k}": v for k, v in layer.named_parameters()}
+        params |= {f"heads.{self.names[-1]}.{k}": v for k, v in self.objective.named_parameters()}
+        return {k: v for k, v in params.items() if v.requires_grad}
+
+    @torch.no_grad()
+    def load_named(self, state: dict[str, Tensor]) -> None:
+        """Copies weights in, by name.
+
+        Raises:
+            KeyError: a name is missing.
+            ValueError: a shape differs.
+        """
+        for name, own in self.named_state().items():
+            if state[name].shape != own.shape:
+                raise ValueError(
+                    f"{name}: shape {list(state[name].shape)} in the checkpoint, "
+                    f"{list(own.shape)} in the model"
+                )
+            own.copy_(state[name])
+
+    def weights_sha256(self) -> str:
+        """Digest of names, types, shapes and bytes of all weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.named_state().items()):
+            host = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {host.dtype} {list(host.shape)}\n".encode())
+            digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass
+class Stage:
+    """A stage that trains and evaluates."""
+
+    spec: StageSpec
+    model: LayeredModel
+    run: Run
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    next_step: int = 0
+
+    def __post_init__(self) -> None:
+        config = self.run.config
+        self.module = StageModule(self.spec, self.model, config, self.run.num_classes)
+        self.module.to(self.device)
+        head = self.module.objective.exit_head
+        exit_params = list(head.parameters()) if head is not None else []
+        apart = {id(p) for p in exit_params}
+        body = [p for p in self.module.named_trainable().values() if id(p) not in apart]
+        # Clipped apart: the exit head's gradient must not touch the layers, by its norm neither.
+        self.groups = [group for group in (body, exit_params) if group]
+        self.optimizer = (
+            make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
+        )
+        self._pending: _Pending | None = None
+        self._stash: dict[int, dict[str, Tensor]] = {}
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.run.config.train.precision == "bf16"
+        )
+
+    def forward(self, step: int, activation: Activation, labels: Tensor) -> Activation:
+        """Computes and returns the detached output of one training batch.
+
+        Args:
+            step: must be the stage's next step.
+            activation: the input; its tensors belong to this stage alone.
+            labels: [B].
+
+        Raises:
+            RuntimeError: another step is due.
+        """
+        if step != self.next_step or self._pending is not None:
+            raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
+        start = time.perf_counter()
+        self.module.train()
+        with self._autocast():
+            output = self.module.run_layers(activation, self.run.config.seed, step)
+        took = time.perf_counter() - start
+        self._pending = _Pending(step, output, labels, took, activation.shapes())
+        return output.detach()
+
+    def update(self, step: int) -> StageStats:
+        """Learns from the batch that `forward` has just seen.
+
+        Raises:
+            RuntimeError: `forward` of this step did not run or failed.
+            NonFiniteLossError: before any weight is changed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None or pending.step != step:
+            raise RuntimeError(f"update of step {step} without its forward")
+        start = time.perf_counter()
+        config, labels = self.run.config, pending.labels
+        with self._autocast():
+            loss = self.module.objective(self.module.reduce(pending.output), labels)
+        total = float(loss.total.detach())
+        if not math.isfinite(total):
+            raise NonFiniteLossError(self.spec.number, step, total)
+        lr = learning_rate(
+            config.optimizer,
+            self.spec.number,
+            step,
+            self.run.total_steps,
+            self.run.steps_per_epoch,
+        )
+        self._learn(loss.total, lr)
+        self.next_step = step + 1
+        correct = None if loss.logits is None else int((loss.logits.argmax(1) == labels).sum())
+        return StageStats(
+            stage=self.spec.number,
+            step=step,
+            loss=total,
+            contrastive=float(loss.contrastive.detach()),
+            prediction=None if loss.prediction is None else float(loss.prediction.detach()),
+            correct=correct,
+            samples=len(labels),
+            lonely_share=float(share_without_positive(labels)),
+            lr=lr,
+            forward_s=pending.forward_s,
+            update_s=time.perf_counter() - start,
+            shapes=pending.shapes,
+        )
+
+    def _learn(self, total: Tensor, lr: float) -> None:
+        if self.optimizer is None or not total.requires_grad:
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        clip = self.run.config.train.clip_norm
+        if clip is not None:
+            for group in self.groups:
+                torch.nn.utils.clip_grad_norm_(group, clip)
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = lr
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self, activation: Activation, labels: Tensor) -> tuple[Activation, ExitScore]:
+        """Runs one batch without learning: (output, what this stage's exit got right)."""
+        self.module.eval()
+        with self._autocast():
+            output = self.module.run_layers(activation, None, 0)
+            head = self.module.objective.exit_head
+            if head is None:
+                return output, ExitScore(self.spec.number, 0, 0, 0.0)
+            logits = head(self.module.reduce(output)).float()
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        correct = int((logits.argmax(1) == labels).sum())
+        return output, ExitScore(self.spec.number, correct, len(labels), float(loss))
+
+    def stash(self, epoch: int) -> None:
+        """Keeps a copy of the weights at the end of an epoch."""
+        self._stash[epoch] = {k: v.clone() for k, v in self.module.named_state().items()}
+
+    def drop_stash(self, keep: int | None) -> None:
+        """Forgets all kept copies but one."""
+        self._stash = {k: v for k, v in self._stash.items() if k == keep}
+
+    def restore_stash(self, epoch: int) -> None:
+        """Goes back to the weights that were kept at the end of an epoch."""
+        self.module.load_named(self._stash[epoch])
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""
+        names = {id(p): name for name, p in self.module.named_trainable().items()}
+        state = self.optimizer.state if self.optimizer is not None else {}
+        return {
+            f"{names[id(param)]}/{key}": value.detach().cpu().contiguous()
+            for param, values in state.items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
