@@ -1,0 +1,98 @@
+"""What each stage asks of the cluster. Pure: resources in, a decision and its wording out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scpl_ray.config.schema import Config
+from scpl_ray.errors import ResourceError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The resources of one stage.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        num_cpus: CPU cores that Ray reserves.
+        num_gpus: GPUs, or the share of one.
+        line: the decision in one line for the user.
+    """
+
+    device: str
+    num_cpus: float
+    num_gpus: float
+    line: str
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_per_stage(config: Config, num_stages: int) -> int:
+    """CPU threads of each stage: as configured, else a fair share of this machine's cores."""
+    return config.resources.threads or max(1, num_cores() // num_stages)
+
+
+def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placement:
+    """Decides device and resources of every stage.
+
+    Args:
+        config: `resources` is read.
+        num_stages: stages that live at the same time.
+        total: the cluster's resources, as `ray.cluster_resources()` gives them.
+
+    Raises:
+        ResourceError: GPUs are demanded that the cluster has not.
+    """
+    wish, cpus, gpus = config.resources, total.get("CPU", 0.0), total.get("GPU", 0.0)
+    cpu_share = 1.0 if cpus >= num_stages else max(0.01, _floor(cpus / num_stages))
+    if wish.device == "cpu" or (wish.device == "auto" and gpus == 0):
+        if wish.gpus_per_stage is not None:
+            raise ResourceError(
+                f"resources.gpus_per_stage: {wish.gpus_per_stage} asked for each stage, but "
+                + ("resources.device is cpu" if wish.device == "cpu" else "the cluster has no GPU")
+                + "; leave it out, or add GPUs"
+            )
+        line = f"{num_stages} stages on CPU, {threads_per_stage(config, num_stages)} threads each"
+        if cpus < num_stages:
+            line += f"; {cpus:g} cores for {num_stages} stages: they share ({cpu_share:g} each)"
+        return Placement("cpu", cpu_share, 0.0, line)
+    if gpus == 0:
+        raise ResourceError(
+            f"resources.device: 'cuda' asks for GPUs, but the cluster has none (CPU {cpus:g}, "
+            "GPU 0); allowed here: auto, cpu"
+        )
+    share = wish.gpus_per_stage or (1.0 if gpus >= num_stages else _floor(gpus / num_stages))
+    if share * num_stages > gpus or share == 0:
+        raise ResourceError(
+            f"resources.gpus_per_stage: {num_stages} stages ask for {share:g} GPUs each, "
+            f"{share * num_stages:g} in all; the cluster has {gpus:g}. Lower it (a share such as "
+            "0.5 puts several stages on one GPU), use fewer stages, or add GPUs"
+        )
+    line = f"{num_stages} stages on GPU, {share:g} GPU each"
+    if share < 1:
+        line += f"; {gpus:g} GPUs for {num_stages} stages: they share"
+    return Placement("cuda", cpu_share, share, line)
+
+
+def _floor(value: float) -> float:
+    return math.floor(value * 100) / 100
+
+
+def shortage(placement: Placement, num_stages: int, free: Mapping[str, float], total: Mapping[str, float]) -> str:
+    """Words what was asked for against what is free and what there is."""
+    rows = []
+    for name, each in (("CPU", placement.num_cpus), ("GPU", placement.num_gpus)):
+        if each:
+            rows.append(
+                f"{name}: {each:g} x {num_stages} asked, {free.get(name, 0.0):g} free, "
+                f"{total.get(name, 0.0):g} in all"
+            )
+    return "; ".join(rows)
