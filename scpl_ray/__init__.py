@@ -1,1 +1,38 @@
-"""scpl-ray."""
+"""scpl-ray: train deep networks layer-parallel, without end-to-end backpropagation, on Ray.
+
+    import scpl_ray
+
+    run = scpl_ray.train("examples/imdb.yaml", ["train.epochs=2"], name="try")
+    run.summary["exits"]
+    network = scpl_ray.load(run.dir)         # forward(inputs) -> logits per exit
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scpl_ray.evaluate import evaluate_run
+    from scpl_ray.job import TrainedRun, train
+    from scpl_ray.network import Network, load
+
+__version__ = "0.1.0"
+__all__ = ["Network", "TrainedRun", "evaluate_run", "load", "losses", "models", "train"]
+
+# Loaded on first use: `scpl-ray --help` must not wait for torch and ray.
+_HOMES = {
+    "train": "scpl_ray.job",
+    "TrainedRun": "scpl_ray.job",
+    "load": "scpl_ray.network",
+    "Network": "scpl_ray.network",
+    "evaluate_run": "scpl_ray.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("losses", "models"):
+        return importlib.import_module(f"scpl_ray.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'scpl_ray' has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""A trained network as a plain module: one list of logits per exit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scpl_ray.checkpoint import Checkpoint, read_checkpoint
+from scpl_ray.errors import CheckpointError
+from scpl_ray.models.activation import Activation
+from scpl_ray.models.registry import build_model
+from scpl_ray.run_folder import CHECKPOINT, find_run
+from scpl_ray.stage import StageModule
+
+Inputs = Tensor | dict[str, Tensor] | Activation
+
+
+class Network(nn.Module):
+    """All stages of a run, one after another, without optimizers.
+
+    Attributes:
+        info: what it was trained on: classes, tokenizer, shapes.
+        exits: numbers (from 1) of the stages that have an exit, in the order of the logits.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.config, self.info = checkpoint.config, checkpoint.info
+        self.threads = checkpoint.threads
+        model = build_model(self.config, self.info)
+        self.stages = nn.ModuleList(
+            StageModule(spec, model, self.config, self.info.num_classes)
+            for spec in checkpoint.specs
+        )
+        for stage in self.stages:
+            try:
+                stage.load_named(checkpoint.weights)
+            except (KeyError, ValueError) as error:
+                raise CheckpointError(
+                    f"the checkpoint does not fit its config: {str(error).strip(chr(34))}"
+                ) from error
+        self.exits = [s.number for s in checkpoint.specs if s.with_exit]
+
+    def forward(self, inputs: Inputs) -> list[Tensor]:
+        """Answers at every exit.
+
+        Args:
+            inputs: text: token ids [B, T] with 0 as padding, or `encode`'s dict of `tokens` and
+                `mask`; images: normalised pixels [B, C, H, W]; or an `Activation`.
+
+        Returns:
+            Logits [B, num_classes] of each exit, in the order of `exits`.
+        """
+        activation = self._activation(inputs)
+        logits = []
+        precision = torch.autocast(
+            activation.hidden.device.type,
+            torch.bfloat16,
+            enabled=self.config.train.precision == "bf16",
+        )
+        with precision:
+            for stage in self.stages:
+                activation = stage.run_layers(activation, None, 0)
+                if stage.objective.exit_head is not None:
+                    logits.append(stage.objective.exit_head(stage.reduce(activation)).float())
+        return logits
+
+    def _activation(self, inputs: Inputs) -> Activation:
+        if isinstance(inputs, Activation):
+            return inputs
+        if isinstance(inputs, dict):
+            hidden = inputs["tokens"] if "tokens" in inputs else inputs["images"]
+            return Activation(hidden, inputs.get("mask"))
+        return Activation(inputs, inputs != 0 if self.info.kind == "text" else None)
+
+    def encode(self, texts: list[str]) -> dict[str, Tensor]:
+        """Texts -> `tokens` and `mask`, [B, T], padded to the longest.
+
+        Raises:
+            ValueError: the network was trained on images.
+        """
+        if self.info.kind != "text":
+            raise ValueError("encode is for text; this network was trained on images")
+        from scpl_ray.data.text import encode
+
+        rows = [np.asarray(r) for r in encode(self.info.tokenizer, texts)]
+        tokens = torch.zeros(len(rows), max([1, *map(len, rows)]), dtype=torch.int64)
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask[i, : len(row)] = True
+        return {"tokens": tokens, "mask": mask}
+
+
+def load(run_dir: str | Path) -> Network:
+    """Loads the network of a finished run, in evaluation mode.
+
+    Args:
+        run_dir: the run's folder, or its name under `runs/`.
+
+    Raises:
+        CheckpointError: there is no such run, or its checkpoint is damaged.
+    """
+    return Network(read_checkpoint(find_run(run_dir) / CHECKPOINT)).eval()
+

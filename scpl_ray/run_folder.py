@@ -1,0 +1,110 @@
+"""The folder of a run, `runs/NAME/`: never overwritten by another, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from scpl_ray.config import Config, dump_yaml
+from scpl_ray.errors import CheckpointError, ConfigError, nearest
+
+CONFIG, SUMMARY, METRICS, CHECKPOINT = "config.yaml", "summary.json", "metrics.jsonl", "checkpoint"
+
+
+class RunFolder:
+    """A run's folder, made when the first batch is about to be trained.
+
+    Args:
+        config: `output.dir` and `name` are read.
+        overwrite: replace a finished or broken run of the same name.
+
+    Raises:
+        ConfigError: the name is taken, or the folder is not a run's.
+    """
+
+    def __init__(self, config: Config, overwrite: bool = False) -> None:
+        self.path = Path(config.output.dir) / config.name
+        self.config, self.overwrite = config, overwrite
+        self._made = False
+        self.check()
+
+    def check(self) -> None:
+        """Refuses a name that is taken."""
+        if not (self.path.exists() or self.path.is_symlink()):
+            return
+        if not self.overwrite:
+            raise ConfigError(
+                f"name: {self.config.name!r} is taken: {self.path} exists. Choose another with "
+                "--name, or replace it with --overwrite"
+            )
+        if not (self.path / CONFIG).is_file():
+            raise ConfigError(
+                f"name: {self.path} exists and is not the folder of a run (no {CONFIG} in it), so "
+                "--overwrite leaves it alone; choose another --name"
+            )
+
+    def make(self) -> None:
+        """Makes the folder, after removing the old run if that was asked for."""
+        self.check()
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError:
+            raise ConfigError(
+                f"name: {self.config.name!r} is taken: {self.path} was made by another run just "
+                "now. Choose another with --name"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"output.dir: cannot write {self.path}: {error.strerror}; choose a folder that "
+                "you may write to"
+            ) from error
+        self._made = True
+        write_atomically(self.path / CONFIG, dump_yaml(self.config).encode())
+
+    def remove(self) -> None:
+        """Takes back a folder that this run made and that holds nothing of worth."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._made = False
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
+        write_atomically(self.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def find_run(run: str | Path) -> Path:
+    """Finds the folder of a finished run, by path or by its name under `runs/`.
+
+    Raises:
+        CheckpointError: there is none; names the nearest.
+    """
+    path = Path(run)
+    for candidate in (path, Path("runs") / path):
+        if (candidate / CHECKPOINT / "manifest.json").is_file():
+            return candidate
+    for candidate in (path, Path("runs") / path):
+        if (candidate / CONFIG).is_file():
+            raise CheckpointError(
+                f"{candidate} is a run without a checkpoint: it did not end. Train it again with "
+                "--overwrite"
+            )
+    parent = path.parent if path.parent.is_dir() and path.parent != Path() else Path("runs")
+    names = [p.parent.name for p in sorted(parent.glob(f"*/{CONFIG}"))]
+    there = f"runs in {parent}: {', '.join(names)}" if names else f"no runs in {parent}"
+    raise CheckpointError(f"no run at {str(run)!r}; {there}.{nearest(path.name, names)}")
