@@ -1,0 +1,78 @@
+"""What can be said about a job before it costs time, and options that have no effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scpl_ray.config import Config
+from scpl_ray.data.batch import DataInfo
+from scpl_ray.data.sources import SOURCES
+from scpl_ray.data.word_vectors import load_word_vectors
+from scpl_ray.engine.base import DataReady
+from scpl_ray.errors import ConfigError, DataError, unknown
+from scpl_ray.models.registry import KINDS, import_factory
+from scpl_ray.models.text import WordVectors
+from scpl_ray.partition import partition
+
+
+def check_before(config: Config) -> None:
+    """Checks what needs neither data nor Ray.
+
+    Raises:
+        ConfigError: model, stages or overrides that cannot work.
+        DataError: an unknown source or a missing file.
+    """
+    model = config.model
+    if model.factory:
+        import_factory(model.factory)
+    elif model.kind not in KINDS:
+        raise ConfigError(unknown("model.kind", model.kind, KINDS))
+    else:
+        count = len(model.channels) if model.kind == "convnet" else model.layers + 1
+        first = [] if model.kind == "convnet" else ["embedding"]
+        stem = {"convnet": "conv", "transformer": "encoder", "lstm": "lstm"}[model.kind]
+        names = first + [f"{stem}.{i}" for i in range(1, count - len(first) + 1)]
+        stages = partition(tuple(names), config.stages)
+        for number in config.optimizer.stages:
+            if number > len(stages):
+                raise ConfigError(
+                    f"optimizer.stages: {number} is not a stage; allowed: 1 to {len(stages)}"
+                )
+    if config.data.path is None and config.data.source not in SOURCES:
+        raise DataError(unknown("data.source", config.data.source, SOURCES))
+    if model.word_vectors and not Path(model.word_vectors).is_file():
+        raise DataError(f"model.word_vectors: no file {model.word_vectors!r}; give its path")
+
+
+def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
+    """Returns warnings about options without effect or settings that seldom work."""
+    info, warnings = ready.info, []
+    batch = config.train.batch_size
+    if batch < 4 * info.num_classes:
+        warnings.append(
+            f"train.batch_size: {batch} is below four times the {info.num_classes} classes: many "
+            "samples have no positive in their batch, and the contrastive loss learns little"
+        )
+    if ready.steps_per_epoch == 1 and config.pipeline.in_flight > 1:
+        warnings.append("an epoch is a single step: lower train.batch_size to fill the pipeline")
+    if config.train.select == "best" and ready.validation_batches == 0:
+        warnings.append("train.select: best has no effect without a validation split")
+    if config.model.word_vectors and (info.kind != "text" or config.model.factory):
+        warnings.append("model.word_vectors has no effect: only the built-in text models use it")
+    if config.local.pool and info.kind == "text":
+        warnings.append("local.pool has no effect: text has no feature maps")
+    if config.pipeline.engine == "ray" and config.pipeline.in_flight < num_stages:
+        warnings.append(
+            f"pipeline.in_flight: {config.pipeline.in_flight} is below the {num_stages} stages: "
+            "they cannot all work at once"
+        )
+    return warnings
+
+
+def make_vectors(config: Config, info: DataInfo) -> WordVectors | None:
+    """Reads `model.word_vectors` for the vocabulary of the data."""
+    path = config.model.word_vectors
+    if path is None or info.kind != "text" or config.model.factory:
+        return None
+    width = config.model.embedding_width or config.model.width
+    return load_word_vectors(path, info.tokenizer, width)
