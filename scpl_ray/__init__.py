@@ -1,10 +1,10 @@
 """scpl-ray: train deep networks layer-parallel, without end-to-end backpropagation, on Ray.
 
-    import scpl_ray
+import scpl_ray
 
-    run = scpl_ray.train("examples/imdb.yaml", ["train.epochs=2"], name="try")
-    run.summary["exits"]
-    network = scpl_ray.load(run.dir)         # forward(inputs) -> logits per exit
+run = scpl_ray.train("examples/imdb.yaml", ["train.epochs=2"], name="try")
+run.summary["exits"]
+network = scpl_ray.load(run.dir)         # forward(inputs) -> logits per exit
 """
 
 from __future__ import annotations

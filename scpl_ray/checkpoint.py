@@ -152,7 +152,7 @@ def _tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: {error.strerror}; the checkpoint is not whole: restore the file or train again"
+            f"{path}: {error.strerror}; not whole: restore the file or train again"
         ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(

@@ -31,11 +31,12 @@ class Network(nn.Module):
         self.config, self.info = checkpoint.config, checkpoint.info
         self.threads = checkpoint.threads
         model = build_model(self.config, self.info)
-        self.stages = nn.ModuleList(
+        own = [
             StageModule(spec, model, self.config, self.info.num_classes)
             for spec in checkpoint.specs
-        )
-        for stage in self.stages:
+        ]
+        self.stages = nn.ModuleList(own)
+        for stage in own:
             try:
                 stage.load_named(checkpoint.weights)
             except (KeyError, ValueError) as error:
@@ -63,6 +64,7 @@ class Network(nn.Module):
         )
         with precision:
             for stage in self.stages:
+                assert isinstance(stage, StageModule)
                 activation = stage.run_layers(activation, None, 0)
                 if stage.objective.exit_head is not None:
                     logits.append(stage.objective.exit_head(stage.reduce(activation)).float())
@@ -105,4 +107,3 @@ def load(run_dir: str | Path) -> Network:
         CheckpointError: there is no such run, or its checkpoint is damaged.
     """
     return Network(read_checkpoint(find_run(run_dir) / CHECKPOINT)).eval()
-

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult
-from scpl_ray.report import Plan, PlainReporter, Recent, Reporter
+from scpl_ray.report import PlainReporter, Plan, Recent, Reporter
 
 
 def best_reporter() -> Reporter:

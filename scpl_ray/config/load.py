@@ -84,7 +84,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
     return tree, origins
 
 
-def _mark_lines(node: yaml.Node, key: Key, path: Path, origins: dict[Key, str]) -> None:
+def _mark_lines(node: yaml.Node | None, key: Key, path: Path, origins: dict[Key, str]) -> None:
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             child = (*key, str(name.value))
@@ -151,9 +151,7 @@ def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 def _word(item: dict[str, Any], tree: dict[str, Any], origins: dict[Key, str]) -> str:
     key = _key_of(item["loc"])
-    where = next(
-        (origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), "config"
-    )
+    where = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), "config")
     dotted = ".".join(key)
     if item["type"] == "extra_forbidden":
         allowed = _fields_at(item["loc"][:-1])

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.schedule import Work
 from scpl_ray.stage import ExitScore, StageSpec, StageStats
@@ -64,5 +63,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends everything that the engine started."""
-
-

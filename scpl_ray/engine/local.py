@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
@@ -66,7 +69,7 @@ class LocalEngine:
         activation, labels = from_batch(fetch(self.loader, item))
         stats, scores = [], []
         for stage in self.stages:
-            own = activation.map(lambda t, d=stage.device: t.to(d, copy=True))
+            own = activation.map(partial(_copy_to, stage.device))
             there = labels.to(stage.device)
             try:
                 if isinstance(item, schedule.Train):
@@ -99,16 +102,16 @@ class LocalEngine:
         torch.random.set_rng_state(self._rng_before)
 
 
+def _copy_to(device: torch.device, tensor: Tensor) -> Tensor:
+    return tensor.to(device, copy=True)
+
+
 def stage_error(
     number: int, item: schedule.Work, given: Activation | None, error: Exception
 ) -> StageError:
     """Wraps an exception of a stage with the stage, the step, the shapes and the traceback."""
-    import traceback
-
     step = item.step if isinstance(item, schedule.Train) else getattr(item, "index", -1)
     text = "".join(traceback.format_exception(error))
     shapes = "" if given is None else given.shapes()
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     return StageError(number, step, shapes, cause, text)
-
-

@@ -86,16 +86,12 @@ class RayEngine:
         placement = place(config, len(specs), total)
         self.threads = threads_per_stage(config, len(specs))
         paths = [str(Path.cwd()), *[p for p in sys.path if p]]
-        make = self._actor(
-            StageActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus
-        )
+        make = self._actor(StageActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
         self.stages = [make.remote(spec, config, self.threads, paths) for spec in specs]
         shared = ray.put(vectors) if vectors is not None else None
         steps = ready.steps_per_epoch * config.train.epochs
         built = [
-            stage.build.remote(
-                ready.info, steps, ready.steps_per_epoch, placement.device, shared
-            )
+            stage.build.remote(ready.info, steps, ready.steps_per_epoch, placement.device, shared)
             for stage in self.stages
         ]
         self._wait_built(built, placement)
@@ -192,8 +188,8 @@ class RayEngine:
                 ray.get(flying.batch, timeout=1)
             except GetTimeoutError:
                 pass
-            except Exception as cause:
-                return _worded(cause, "the data process")
+            except Exception as of_data:
+                return _worded(of_data, "the data process")
         work = flying.work
         step = work.step if isinstance(work, schedule.Train) else -1
         if isinstance(error, RayActorError):

@@ -86,7 +86,9 @@ def _floor(value: float) -> float:
     return math.floor(value * 100) / 100
 
 
-def shortage(placement: Placement, num_stages: int, free: Mapping[str, float], total: Mapping[str, float]) -> str:
+def shortage(
+    placement: Placement, num_stages: int, free: Mapping[str, float], total: Mapping[str, float]
+) -> str:
     """Words what was asked for against what is free and what there is."""
     rows = []
     for name, each in (("CPU", placement.num_cpus), ("GPU", placement.num_gpus)):

@@ -53,9 +53,7 @@ def unpack(packet: Packet | Batch, device: torch.device) -> tuple[Activation, Te
     if isinstance(packet, Batch):
         activation, labels = from_batch(packet)
     else:
-        tensors = [
-            _to_torch(a, d) for a, d in zip(packet.arrays, packet.dtypes, strict=True)
-        ]
+        tensors = [_to_torch(a, d) for a, d in zip(packet.arrays, packet.dtypes, strict=True)]
         mask = tensors[1] if packet.has_mask else None
         activation = Activation(tensors[0], mask, tuple(tensors[1 + packet.has_mask :]))
         labels = torch.tensor(packet.labels)

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,8 @@ def _from_factory(config: Config, data: DataInfo) -> LayeredModel:
 def _as_model(made: object, name: str, data: DataInfo) -> LayeredModel:
     if isinstance(made, LayeredModel):
         return made
+    layers: Any
+    reduce: Any
     layers, reduce = made if isinstance(made, tuple) and len(made) == 2 else (made, flatten)
     pairs_fit = isinstance(layers, list | tuple) and all(
         isinstance(p, tuple)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -173,15 +174,20 @@ def transformer(
 
 def lstm(config: ModelConfig, data: DataInfo, vectors: WordVectors | None = None) -> LayeredModel:
     """Embedding + N bidirectional LSTM layers."""
-    widths = [config.embedding_width or config.width] + [2 * config.width] * (config.layers - 1)
+    inner = config.embedding_width or config.width
     layers = [
         LayerSpec(
             f"lstm.{i}",
             # The embedding layer has a dropout of its own; between LSTM layers it is here.
-            lambda w=w, i=i: BiLSTM(w, config.width, config.dropout if i > 1 else 0.0),
+            partial(
+                BiLSTM,
+                inner if i == 1 else 2 * config.width,
+                config.width,
+                0.0 if i == 1 else config.dropout,
+            ),
             mean_of_states,
             config.width,
         )
-        for i, w in enumerate(widths, 1)
+        for i in range(1, config.layers + 1)
     ]
     return LayeredModel((_embedding(config, data, vectors, "none"), *layers))

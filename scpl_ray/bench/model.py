@@ -1,0 +1,45 @@
+"""The network of the built-in benchmark: equal stages of a settable amount of work."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from scpl_ray.data.batch import DataInfo
+from scpl_ray.models.layers import LayeredModel, LayerSpec, flatten
+
+DEFAULT = {
+    "name": "bench",
+    "data": {"source": "digits"},
+    "model": {"factory": "scpl_ray.bench.model:build", "options": {"layers": 2, "width": 1024}},
+    "local": {"projection_head": {"kind": "linear", "out": 128}, "exit_head": {"kind": "linear"}},
+    "train": {"batch_size": 256, "drop_last": True, "epochs": 1000},
+}
+
+
+def build(data: DataInfo, layers: int = 2, width: int = 1024, depth: int = 4) -> LayeredModel:
+    """Builds `layers` equal layers; each is `depth` times Linear(width, width) and ReLU.
+
+    Args:
+        data: images; flattened and widened by the first layer.
+        layers: number of layers.
+        width: width of all of them.
+        depth: matrix products in each.
+    """
+    pixels = 1
+    for size in data.image_shape:
+        pixels *= size
+
+    def layer(first: bool) -> nn.Module:
+        widen: list[nn.Module] = [nn.Flatten(), nn.Linear(pixels, width)] if first else []
+        body: list[nn.Module] = []
+        for _ in range(depth):
+            body += [nn.Linear(width, width), nn.ReLU()]
+        return nn.Sequential(*widen, *body)
+
+    return LayeredModel(
+        tuple(
+            LayerSpec(f"mlp.{i}", lambda first=(i == 1): layer(first), flatten, width)  # type: ignore[misc]
+            for i in range(1, layers + 1)
+        ),
+        style="image",
+    )
