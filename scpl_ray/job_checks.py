@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
-from scpl_ray.data.sources import SOURCES
+from scpl_ray.data.sources import check_source
 from scpl_ray.data.word_vectors import load_word_vectors
 from scpl_ray.engine.base import DataReady
 from scpl_ray.errors import ConfigError, DataError, unknown
@@ -38,8 +38,7 @@ def check_before(config: Config) -> None:
                 raise ConfigError(
                     f"optimizer.stages: {number} is not a stage; allowed: 1 to {len(stages)}"
                 )
-    if config.data.path is None and config.data.source not in SOURCES:
-        raise DataError(unknown("data.source", config.data.source, SOURCES))
+    check_source(config.data)
     if model.word_vectors and not Path(model.word_vectors).is_file():
         raise DataError(f"model.word_vectors: no file {model.word_vectors!r}; give its path")
 

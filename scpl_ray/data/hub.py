@@ -1,0 +1,123 @@
+"""Text data sets of the Hugging Face Hub, and how its absence is noticed in seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from scpl_ray.config.schema import DataConfig
+from scpl_ray.data.columns import read_columns
+from scpl_ray.data.raw import RawData
+from scpl_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a data set lies on the Hub.
+
+    Attributes:
+        repo: its id.
+        text: the column of texts.
+        label: the column of labels.
+        subset: its configuration, if it has several.
+        splits: our split -> the Hub's.
+    """
+
+    repo: str
+    text: str = "text"
+    label: str = "label"
+    subset: str | None = None
+    splits: tuple[tuple[str, str], ...] = (("train", "train"), ("test", "test"))
+
+
+_WITH_VALIDATION = (("train", "train"), ("validation", "validation"), ("test", "test"))
+HUB_SETS = {
+    "imdb": HubSet("stanfordnlp/imdb"),
+    "ag_news": HubSet("fancyzhx/ag_news"),
+    "dbpedia_14": HubSet("fancyzhx/dbpedia_14", text="content"),
+    # The labels of its test split are hidden: its validation split is the test, as in the papers.
+    "sst2": HubSet(
+        "stanfordnlp/sst2",
+        text="sentence",
+        splits=(("train", "train"), ("test", "validation")),
+    ),
+    "rotten_tomatoes": HubSet("cornell-movie-review-data/rotten_tomatoes", splits=_WITH_VALIDATION),
+    "banking77": HubSet("legacy-datasets/banking77"),
+    "emotion": HubSet("dair-ai/emotion", subset="split", splits=_WITH_VALIDATION),
+    "yelp_review_full": HubSet("Yelp/yelp_review_full"),
+}
+
+
+class HubUnreachableError(DataError):
+    """The Hub does not answer and the data set is not in the local cache."""
+
+
+def load_from_hub(name: str, config: DataConfig) -> RawData:
+    """Loads one of `HUB_SETS`, from the Hub or from its local cache.
+
+    Raises:
+        HubUnreachableError: neither has it.
+        DataError: the Hub answers, but the data set cannot be read.
+    """
+    known = HUB_SETS[name]
+    problem = why_unreachable(config.offline_timeout_s)
+    if problem:
+        _go_offline()
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    try:
+        tables = {
+            ours: load_dataset(known.repo, known.subset, split=theirs)
+            for ours, theirs in known.splits
+        }
+    except Exception as error:
+        cause = (str(error).splitlines() or [""])[0]
+        if problem:
+            raise HubUnreachableError(
+                f"data.source: {name!r} comes from the Hugging Face Hub, which cannot be reached "
+                f"({problem}), and it is not in the local cache. Set data.offline (e.g. "
+                "movie_snippets), another data.source, or data.path"
+            ) from error
+        raise DataError(
+            f"data.source: {name!r} ({known.repo}) could not be loaded from the Hugging Face Hub: "
+            f"{type(error).__name__}: {cause}; try again, or use data.path"
+        ) from error
+    splits, names = read_columns(tables, known.text, known.label, known.repo)
+    how = "from the local cache" if problem else "Hugging Face Hub"
+    return RawData(name, "text", splits, names, f"{known.repo}, {how}")
+
+
+def why_unreachable(timeout_s: float) -> str:
+    """Asks the Hub once; returns why it cannot be reached, or "" if anything answers.
+
+    The libraries of the Hub retry for minutes, hence this one short question before they start.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    request = urllib.request.Request(f"{endpoint}/api/datasets?limit=1", method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=timeout_s).close()
+    except urllib.error.HTTPError as error:
+        # A proxy's own refusal is not the Hub's answer.
+        return (
+            f"HTTP {error.code} {error.reason}" if error.code in (403, 407, 502, 503, 504) else ""
+        )
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return ""
+
+
+def _go_offline() -> None:
+    """Makes the libraries look into their cache only, whether imported already or not."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for module, flag in (
+        ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
+        ("datasets.config", "HF_HUB_OFFLINE"),
+    ):
+        if module in sys.modules:
+            setattr(sys.modules[module], flag, True)

@@ -1,0 +1,56 @@
+"""Texts -> token ids: cleaning, word-level vocabulary, truncation; one tokenizer.json holds all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scpl_ray.config.schema import DataConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PAD, UNK = "[PAD]", "[UNK]"
+
+
+def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
+    """Builds the vocabulary of the most frequent words; pad is 0, unk is 1.
+
+    HTML tags become spaces, apostrophes vanish (don't -> dont), other punctuation becomes a
+    space, stop words are removed if asked for. All of it is inside the tokenizer's own file.
+
+    Args:
+        texts: training texts only.
+        config: `vocab_size`, `max_len`, `lowercase` and `stop_words` are read.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    steps = [normalizers.Replace(Regex(r"<[^>]*>"), " ")]
+    if config.lowercase:
+        steps.append(normalizers.Lowercase())
+    steps.append(normalizers.Replace(Regex("['\u2019]"), ""))
+    steps.append(normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}]+"), " "))
+    if config.stop_words == "english":
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+        words = "|".join(sorted(ENGLISH_STOP_WORDS))
+        steps.append(normalizers.Replace(Regex(rf"(?i)(?<![^ ])(?:{words})(?![^ ])"), " "))
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size, special_tokens=[PAD, UNK], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.enable_truncation(config.max_len)
+    return tokenizer
+
+
+def encode(tokenizer_json: str, texts: Sequence[str]) -> list[np.ndarray]:
+    """Encodes texts with a saved tokenizer; each becomes [T] int32, possibly empty."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    return [np.array(e.ids, dtype=np.int32) for e in tokenizer.encode_batch_fast(list(texts))]
