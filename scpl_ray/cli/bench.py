@@ -41,7 +41,8 @@ def command(
     from scpl_ray.config import load_config
 
     if config is not None and "=" in config:
-        config, overrides = None, (config, *overrides)
+        overrides = (config, *overrides)
+        config = None
     resolved = load_config(config if config is not None else DEFAULT, overrides)
     result = measure(resolved, steps, repeats)
     if as_json:

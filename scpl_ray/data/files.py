@@ -46,7 +46,7 @@ def _read(key: str, given: str) -> dict[str, Dataset]:
     builder = _BUILDERS.get(path.suffix.lower())
     if builder is None:
         raise DataError(
-            f"{key}: {given!r}: cannot read {path.suffix or 'a file without extension'!r}; allowed: "
+            f"{key}: {given!r}: its extension must be one of "
             f"{', '.join(_BUILDERS)}, or a folder of datasets.save_to_disk"
         )
     if path.stat().st_size == 0:

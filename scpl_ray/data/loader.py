@@ -107,7 +107,8 @@ class BatchLoader:
         requested = data.source if data.path is None else raw.name
         splits: dict[str, TextSplit] | dict[str, ImageSplit]
         if raw.kind == "text":
-            saved = tokenizer or train_tokenizer(raw.splits["train"].samples, data).to_str()
+            texts = [str(s) for s in raw.splits["train"].samples]
+            saved = tokenizer or train_tokenizer(texts, data).to_str()
             splits = {name: _encode(split, saved) for name, split in raw.splits.items()}
             info = _info(raw, requested, splits, tokenizer=saved, max_len=data.max_len)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    steps = [normalizers.Replace(Regex(r"<[^>]*>"), " ")]
+    steps: list[Any] = [normalizers.Replace(Regex(r"<[^>]*>"), " ")]
     if config.lowercase:
         steps.append(normalizers.Lowercase())
     steps.append(normalizers.Replace(Regex("['\u2019]"), ""))

@@ -53,7 +53,7 @@ def load_word_vectors(path: str, tokenizer_json: str, width: int) -> tuple[np.nd
         raise DataError(f"model.word_vectors: cannot read {path}: {error.strerror}") from error
     if not found.any():
         raise DataError(
-            f"model.word_vectors: {path} has none of the {len(vocabulary)} words of the vocabulary; "
+            f"model.word_vectors: {path} has none of the vocabulary's {len(vocabulary)} words; "
             "is it a text file of GloVe or fastText, in this language?"
         )
     return matrix, found
