@@ -38,8 +38,6 @@ from scpl_ray.errors import (
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import StageSpec
 
-_ENV = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
-
 
 @dataclass
 class _Flying:
@@ -66,9 +64,7 @@ class RayEngine:
 
     def _actor(self, kind: type, **resources: float) -> Any:
         # No retries: a method that ran twice, or in another order, would train a batch twice.
-        return ray.remote(kind).options(
-            max_restarts=0, max_task_retries=0, runtime_env={"env_vars": _ENV}, **resources
-        )
+        return ray.remote(kind).options(max_restarts=0, max_task_retries=0, **resources)
 
     def prepare_data(self) -> DataReady:
         """Loads the data in the data actor."""

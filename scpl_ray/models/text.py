@@ -50,6 +50,11 @@ class TokenEmbedding(StreamLayer):
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, embedding_width, padding_idx=0)
+        # torch's N(0, 1) is large against what an optimizer moves in a few epochs: on short texts
+        # the stages then learn the noise of rare words.
+        nn.init.normal_(self.tokens.weight, std=0.1)
+        with torch.no_grad():
+            self.tokens.weight[0] = 0
         if vectors is not None:
             matrix, found = vectors
             with torch.no_grad():
