@@ -84,7 +84,7 @@ class NonFiniteLossError(RunError):
 
     def __str__(self) -> str:
         return (
-            f"stage {self.stage} at step {self.step}: the loss is {self.loss}; its weights were "
+            f"stage {self.stage} at step {self.step}: the loss is {self.loss}; its parameters were "
             "left as they were before this batch. Lower optimizer.lr or set train.clip_norm, and "
             "look at this batch with pipeline.engine=local"
         )

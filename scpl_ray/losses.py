@@ -48,7 +48,7 @@ def supervised_contrastive_loss(
     if normalization not in ("authors", "standard"):
         raise ValueError(f"normalization is 'authors' or 'standard' (got {normalization!r})")
     with torch.autocast(features.device.type, enabled=False):
-        z = _unit(features if features.dtype == torch.float64 else features.float())
+        z = _unit(_widened(features))
         if len(z) < 2:
             return z.sum() * 0.0
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -61,6 +61,17 @@ def supervised_contrastive_loss(
             return -(total / (count + 1)).mean()
         anchors = (count > 0).sum().clamp_min(1)
         return -(total / count.clamp_min(1)).sum() / anchors
+
+
+def _widened(features: Tensor) -> Tensor:
+    """To float32 at least; float16 ends at 65504, so a steeper gradient is cut there, not inf."""
+    if features.dtype == torch.float64:
+        return features
+    wide = features.float()
+    if features.dtype == torch.float16 and wide.requires_grad:
+        top = torch.finfo(torch.float16).max
+        wide.register_hook(lambda gradient: gradient.clamp(-top, top))
+    return wide
 
 
 def _unit(x: Tensor) -> Tensor:

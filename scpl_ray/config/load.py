@@ -108,7 +108,8 @@ def _apply_override(tree: dict[str, Any], origins: dict[Key, str], text: str) ->
     key = tuple(name.split("."))
     node = tree
     for depth, part in enumerate(key[:-1]):
-        child = node.setdefault(part, {})
+        # Stage numbers are integers in YAML.
+        child = node.setdefault(next((k for k in node if str(k) == part), part), {})
         if not isinstance(child, dict):
             outer = ".".join(key[: depth + 1])
             raise ConfigError(f"override {text!r}: {outer} is {child!r}, it has no keys inside")
@@ -131,10 +132,10 @@ def _key_of(loc: tuple[int | str, ...]) -> Key:
     model: type[BaseModel] | None = Config
     for part in loc:
         if model is None:
-            if not key or key[-2:-1] != ["stages"]:
+            # Inside optimizer.stages: the number of the stage, then what it sets.
+            if len(key) == 4 or part == "[key]":
                 break
             key.append(str(part))
-            model = _section(BaseModel, str(part))
             continue
         key.append(str(part))
         model = _section(model, str(part))

@@ -52,7 +52,7 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
         ResourceError: GPUs are demanded that the cluster has not.
     """
     wish, cpus, gpus = config.resources, total.get("CPU", 0.0), total.get("GPU", 0.0)
-    cpu_share = 1.0 if cpus >= num_stages else max(0.01, _floor(cpus / num_stages))
+    cpu_share = max(0.01, _share(cpus, num_stages))
     if wish.device == "cpu" or (wish.device == "auto" and gpus == 0):
         if wish.gpus_per_stage is not None:
             raise ResourceError(
@@ -69,11 +69,14 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
             f"resources.device: 'cuda' asks for GPUs, but the cluster has none (CPU {cpus:g}, "
             "GPU 0); allowed here: auto, cpu"
         )
-    share = wish.gpus_per_stage or (1.0 if gpus >= num_stages else _floor(gpus / num_stages))
-    if share * num_stages > gpus or share == 0:
+    share = wish.gpus_per_stage or _share(gpus, num_stages)
+    # A share lies on one GPU: three shares of 0.66 do not fit on two GPUs.
+    room = gpus // share if share >= 1 else gpus * math.floor(1 / share) if share else 0
+    if num_stages > room:
         raise ResourceError(
             f"resources.gpus_per_stage: {num_stages} stages ask for {share:g} GPUs each, "
-            f"{share * num_stages:g} in all; the cluster has {gpus:g}. Lower it (a share such as "
+            f"{share * num_stages:g} in all; the cluster has {gpus:g}, room for {room:g} such "
+            "stages (a share cannot be split over GPUs). Lower it (a share such as "
             "0.5 puts several stages on one GPU), use fewer stages, or add GPUs"
         )
     line = f"{num_stages} stages on GPU, {share:g} GPU each"
@@ -82,8 +85,11 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
     return Placement("cuda", cpu_share, share, line)
 
 
-def _floor(value: float) -> float:
-    return math.floor(value * 100) / 100
+def _share(whole: float, num_stages: int) -> float:
+    """A stage's share of one core or GPU, such that the shares fit without being split."""
+    if whole >= num_stages or whole <= 0:
+        return 1.0 if whole > 0 else 0.0
+    return math.floor(100 / math.ceil(num_stages / whole)) / 100
 
 
 def shortage(

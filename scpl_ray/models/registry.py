@@ -68,9 +68,10 @@ def import_factory(name: str) -> Callable[..., object]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ConfigError(
-            f"model.factory: {name!r}: cannot import {module_name!r} ({error}); it must be "
+            f"model.factory: {name!r}: cannot import {module_name!r} "
+            f"({type(error).__name__}: {error}); it must be "
             "installed or lie in the current folder"
         ) from error
     function = getattr(module, attribute, None)
@@ -89,6 +90,12 @@ def _from_factory(config: Config, data: DataInfo) -> LayeredModel:
             raise ConfigError(
                 f"model.factory: {config.model.factory!r} was called as build(data, "
                 f"**model.options) with options {config.model.options!r}: {error}"
+            ) from error
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"model.factory: {config.model.factory!r} failed: {type(error).__name__}: {error}"
             ) from error
     model = _as_model(made, str(config.model.factory), data)
     if all(layer.features for layer in model.layers):
@@ -131,8 +138,8 @@ def sample_input(data: DataInfo, size: int = 2) -> Activation:
 def _with_features(model: LayeredModel, seed: int, data: DataInfo) -> LayeredModel:
     activation, layers = sample_input(data), []
     for spec in model.layers:
-        module = spec.make(seed).eval()
         try:
+            module = spec.make(seed).eval()
             with torch.no_grad():
                 activation = apply_layer(module, activation)
                 features: Tensor = spec.reduce(activation)

@@ -129,7 +129,20 @@ class BiLSTM(StreamLayer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, activation: Activation) -> Activation:
-        """Runs over the packed sequences."""
+        """Runs over the packed sequences.
+
+        On CPU always in the weights' precision: oneDNN has a bfloat16 LSTM for few CPUs only.
+        """
+        if activation.hidden.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                dtype = next(self.lstm.parameters()).dtype
+                hidden = activation.hidden.to(dtype)
+                return self._run(
+                    activation.with_hidden(hidden, tuple(s.to(dtype) for s in activation.states))
+                )
+        return self._run(activation)
+
+    def _run(self, activation: Activation) -> Activation:
         hidden, mask = self.dropout(activation.hidden), activation.mask
         start = (activation.states[0], activation.states[1]) if activation.states else None
         if mask is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.ops import Conv2dNormActivation
 
 from scpl_ray.config.schema import ModelConfig
 from scpl_ray.data.batch import DataInfo
@@ -37,6 +36,9 @@ def convnet(config: ModelConfig, data: DataInfo, pool: int | None = None) -> Lay
 
 def _conv(index: int, inside: int, outside: int, shrink: bool, dropout: float) -> LayerSpec:
     def build() -> nn.Module:
+        # Imported where it is used: torchvision takes 2 s, which no text stage should wait for.
+        from torchvision.ops import Conv2dNormActivation
+
         layers: list[nn.Module] = [Conv2dNormActivation(inside, outside, 3, inplace=False)]
         if shrink:
             layers.append(nn.MaxPool2d(2))

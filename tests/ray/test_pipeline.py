@@ -37,7 +37,6 @@ def train(tree: dict) -> scpl_ray.TrainedRun:
 
 @pytest.mark.parametrize("engine", ["ray", "local"])
 def test_first_exception_of_a_stage_ends_the_run(engine: str, tmp_path: Path) -> None:
-    # The model is probed once with a sample, so the layer has seen one batch more.
     tree = own_model(tmp_path, "failing", engine, step=4, how="raise")
     with pytest.raises(StageError) as caught:
         train(tree)
