@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 
 import ray
@@ -40,8 +42,12 @@ def connect(config: Config, debug: bool = False) -> bool:
         options |= {"address": "local", "include_dashboard": False}
         if config.resources.object_store_mib:
             options["object_store_memory"] = config.resources.object_store_mib * 2**20
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        # Ray takes SIGTERM for itself; ours ends the run as Ctrl-C does, and cleans up.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     except Exception as error:
         raise ResourceError(
             f"Ray did not start or join (resources.address: {address or 'local'}): "

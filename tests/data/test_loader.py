@@ -114,6 +114,8 @@ def test_images(source: str, shape: tuple, samples: int) -> None:
     made = BatchLoader.prepare(DataConfig(source=source), 0, 64, 256)
     assert made.info.image_shape == shape and made.info.num_classes == 10
     assert sum(made.info.sizes.values()) == samples
-    images = np.concatenate([made.train_batch(i).inputs["images"] for i in range(made.steps_per_epoch)])
+    images = np.concatenate(
+        [made.train_batch(i).inputs["images"] for i in range(made.steps_per_epoch)]
+    )
     assert images.dtype == np.float32
     assert abs(images.mean()) < 1e-3 and abs(images.std() - 1) < 1e-3

@@ -61,9 +61,7 @@ def test_silence_is_bounded_by_the_timeout(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("source", sorted(hub.HUB_SETS))
-def test_columns_and_splits_of_every_hub_set(
-    source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_and_splits_of_every_hub_set(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real loading code, with the Hub's answer replaced by tables of the same columns."""
     known = hub.HUB_SETS[source]
     asked = []
