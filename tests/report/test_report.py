@@ -8,7 +8,7 @@ from rich.console import Console
 
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult, fold
-from scpl_ray.report import Plan, PlainReporter, Recent
+from scpl_ray.report import PlainReporter, Plan, Recent
 from scpl_ray.schedule import Train
 from scpl_ray.screen import LiveReporter, final_table
 from scpl_ray.stage import ExitScore, StageSpec, StageStats
