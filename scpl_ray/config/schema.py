@@ -139,6 +139,9 @@ class PipelineConfig(Section):
     prefetch: Annotated[int, Field(ge=0)] = 8
     step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    prepare_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="loading and encoding the data, downloads included"
+    )
 
 
 class ResourcesConfig(Section):

@@ -39,11 +39,22 @@ def read_columns(
                     f"data.{key}: no column {column!r} in {where}; columns there: "
                     f"{', '.join(names)}.{nearest(column, names)}"
                 )
-    feature: Any = tables["train"].features[label_column]
-    known = getattr(feature, "names", None)
+    known = _names(tables["train"], label_column)
     raw = {name: _labels(t, label_column, where) for name, t in tables.items()}
+    if known is None and len({type(v) for v in raw["train"]}) > 1:
+        raise DataError(
+            f"data.label_column: {label_column!r} of {where} mixes integers and strings; write "
+            "every label the same way"
+        )
     ordered = list(range(len(known))) if known else sorted(set(raw["train"]))
     index = {label: i for i, label in enumerate(ordered)}
+    if known:
+        # A file of its own may name the classes in another order, or hold the names themselves.
+        index.update({name: i for i, name in enumerate(known)})
+        for split, table in tables.items():
+            names = _names(table, label_column)
+            if names and names != known:
+                raw[split] = [names[v] if 0 <= v < len(names) else v for v in raw[split]]
     splits = {}
     for name, table in tables.items():
         unseen = sorted({str(v) for v in raw[name] if v not in index})
@@ -59,8 +70,14 @@ def read_columns(
     return splits, names
 
 
+def _names(table: Dataset, column: str) -> list[str] | None:
+    """The class names of a ClassLabel column, else None."""
+    feature: Any = table.features[column]
+    return getattr(feature, "names", None)
+
+
 def _labels(table: Dataset, column: str, where: str) -> list[Any]:
-    values = list(table[column])
+    values = table[column][:]
     for row, value in enumerate(values):
         if value is None or value == "" or (isinstance(value, float) and value != value):
             raise DataError(
@@ -68,7 +85,7 @@ def _labels(table: Dataset, column: str, where: str) -> list[Any]:
                 "every row a label, or remove it"
             )
         if not isinstance(value, int | str | float) or (
-            isinstance(value, float) and value != int(value)
+            isinstance(value, float) and not value.is_integer()
         ):
             raise DataError(
                 f"data.label_column: {column!r} of {where} has {value!r} in row {row + 1}; labels "
@@ -79,7 +96,7 @@ def _labels(table: Dataset, column: str, where: str) -> list[Any]:
 
 
 def _texts(table: Dataset, column: str, where: str) -> list[str]:
-    values = list(table[column])
+    values = table[column][:]
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.columns import read_columns
@@ -37,7 +37,7 @@ def user_files(config: DataConfig) -> RawData:
 
 
 def _read(key: str, given: str) -> dict[str, Dataset]:
-    path = Path(given)
+    path = Path(given).expanduser()
     if not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")])
         raise DataError(f"{key}: no file or folder {given!r}; give its path.{near}")
@@ -51,10 +51,16 @@ def _read(key: str, given: str) -> dict[str, Dataset]:
         )
     if path.stat().st_size == 0:
         raise DataError(f"{key}: {given!r} is empty; it needs rows with a text and a label")
-    from datasets import Dataset, disable_progress_bars, load_dataset
+    from datasets import Dataset, disable_progress_bars, load_dataset, logging
 
     disable_progress_bars()
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    options: dict[str, Any] = {}
+    if builder == "csv":
+        # "None" and "NA" are words like any other; only an empty cell is missing.
+        options = {"keep_default_na": False, "na_values": [""]}
+        options |= {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    loud = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         # In memory: the cache of `datasets` would keep a copy of the user's data for ever.
         with tempfile.TemporaryDirectory() as cache:
@@ -69,10 +75,16 @@ def _read(key: str, given: str) -> dict[str, Dataset]:
             table = Dataset.from_dict(table.to_dict(), features=table.features)
     except Exception as error:
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise DataError(
+                f"{key}: {given!r} has no rows; it needs rows with a text and a label"
+            ) from error
         raise DataError(
             f"{key}: {given!r} is not a readable {builder} file: "
             f"{(str(cause).splitlines() or [''])[0]}; mend the file"
         ) from error
+    finally:
+        logging.set_verbosity(loud)
     if len(table) == 0:
         raise DataError(f"{key}: {given!r} has no rows; it needs rows with a text and a label")
     return {"train": table}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
-import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.columns import read_columns
@@ -64,16 +68,15 @@ def load_from_hub(name: str, config: DataConfig) -> RawData:
     """
     known = HUB_SETS[name]
     problem = why_unreachable(config.offline_timeout_s)
-    if problem:
-        _go_offline()
-    from datasets import disable_progress_bars, load_dataset
-
-    disable_progress_bars()
     try:
-        tables = {
-            ours: load_dataset(known.repo, known.subset, split=theirs)
-            for ours, theirs in known.splits
-        }
+        with _offline() if problem else contextlib.nullcontext():
+            from datasets import disable_progress_bars, load_dataset
+
+            disable_progress_bars()
+            tables = {
+                ours: load_dataset(known.repo, known.subset, split=theirs)
+                for ours, theirs in known.splits
+            }
     except Exception as error:
         cause = (str(error).splitlines() or [""])[0]
         if problem:
@@ -96,28 +99,49 @@ def why_unreachable(timeout_s: float) -> str:
 
     The libraries of the Hub retry for minutes, hence this one short question before they start.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        return "HF_HUB_OFFLINE is set"
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return f"{name} is set"
+    answers: list[str] = []
+    # A thread: the socket's timeout bounds neither the name's resolution nor several addresses.
+    asking = threading.Thread(target=lambda: answers.append(_ask(timeout_s)), daemon=True)
+    asking.start()
+    asking.join(timeout_s + 0.5)
+    return answers[0] if answers else f"no answer within {timeout_s:g} s"
+
+
+def _ask(timeout_s: float) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    request = urllib.request.Request(f"{endpoint}/api/datasets?limit=1", method="HEAD")
     try:
+        request = urllib.request.Request(f"{endpoint}/api/datasets?limit=1", method="HEAD")
         urllib.request.urlopen(request, timeout=timeout_s).close()
     except urllib.error.HTTPError as error:
         # A proxy's own refusal is not the Hub's answer.
         return (
             f"HTTP {error.code} {error.reason}" if error.code in (403, 407, 502, 503, 504) else ""
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
     return ""
 
 
-def _go_offline() -> None:
-    """Makes the libraries look into their cache only, whether imported already or not."""
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Makes the libraries look into their cache only, for the time of a block."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    places: list[Any] = [datasets.config, huggingface_hub.constants]
+    flags = [place.HF_HUB_OFFLINE for place in places]
+    before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for module, flag in (
-        ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
-        ("datasets.config", "HF_HUB_OFFLINE"),
-    ):
-        if module in sys.modules:
-            setattr(sys.modules[module], flag, True)
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, flag in zip(places, flags, strict=True):
+            place.HF_HUB_OFFLINE = flag
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before

@@ -58,6 +58,7 @@ class BatchLoader:
         batch_size: training samples a batch.
         eval_batch_size: samples a batch in evaluation.
         drop_last: leave out a ragged last batch.
+        dropped: samples of each split that had no word left and were left out.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class BatchLoader:
         batch_size: int,
         eval_batch_size: int,
         drop_last: bool,
+        dropped: dict[str, int] | None = None,
     ) -> None:
+        self.dropped = dropped or {}
         self.info, self.splits, self.seed = info, splits, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         samples = len(splits["train"].labels)
@@ -121,7 +124,8 @@ class BatchLoader:
             info = _info(raw, requested, splits, pixels=pixels, stats=(mean, deviation))
         if info.sizes["train"] == 0:
             raise DataError(f"data: no training sample of {raw.name!r} has a word left")
-        return cls(info, splits, seed, batch_size, eval_batch_size, drop_last)
+        dropped = {n: len(s.labels) - info.sizes[n] for n, s in raw.splits.items()}
+        return cls(info, splits, seed, batch_size, eval_batch_size, drop_last, dropped)
 
     def train_batch(self, step: int) -> Batch:
         """Makes the batch of a training step; the last of an epoch may be smaller."""
@@ -145,6 +149,8 @@ class BatchLoader:
         else:
             order = np.arange(samples)
         rows = order[index * self.eval_batch_size : (index + 1) * self.eval_batch_size]
+        if len(rows) == 0:
+            raise IndexError(f"the {split} split has no batch {index}")
         return self._batch(split, rows, index)
 
     def _batch(self, split: str, rows: np.ndarray, step: int) -> Batch:

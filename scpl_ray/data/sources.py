@@ -32,7 +32,7 @@ def check_source(config: DataConfig) -> None:
     """
     if config.path is None and config.source not in SOURCES:
         raise DataError(unknown("data.source", config.source, SOURCES))
-    without_hub = ["none", *(name for name in SOURCES if name not in HUB_SETS)]
+    without_hub = ["none", *(n for n in SOURCES if n not in HUB_SETS and n != "file")]
     if config.offline not in without_hub:
         raise DataError(unknown("data.offline", config.offline, without_hub))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD, UNK = "[PAD]", "[UNK]"
+_CHUNK = 10_000
 
 
 def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
@@ -27,7 +29,7 @@ def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    steps: list[Any] = [normalizers.Replace(Regex(r"<[^>]*>"), " ")]
+    steps: list[Any] = [normalizers.Replace(Regex(r"<[/!]?[A-Za-z-][^<>]*>"), " ")]
     if config.lowercase:
         steps.append(normalizers.Lowercase())
     steps.append(normalizers.Replace(Regex("['\u2019]"), ""))
@@ -45,7 +47,10 @@ def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.enable_truncation(config.max_len)
-    return tokenizer
+    # As "added tokens" they would be found in raw text: someone's "[PAD]" would become padding.
+    saved = json.loads(tokenizer.to_str())
+    saved["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(saved, ensure_ascii=False))
 
 
 def encode(tokenizer_json: str, texts: Sequence[str]) -> list[np.ndarray]:
@@ -53,4 +58,9 @@ def encode(tokenizer_json: str, texts: Sequence[str]) -> list[np.ndarray]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    return [np.array(e.ids, dtype=np.int32) for e in tokenizer.encode_batch_fast(list(texts))]
+    encoded: list[np.ndarray] = []
+    # In chunks: an Encoding holds much more than its ids.
+    for start in range(0, len(texts), _CHUNK):
+        chunk = tokenizer.encode_batch_fast(list(texts[start : start + _CHUNK]))
+        encoded += [np.array(e.ids, dtype=np.int32) for e in chunk]
+    return encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scpl_ray.data.text import PAD, UNK
 from scpl_ray.errors import DataError
 
 
@@ -27,11 +28,14 @@ def load_word_vectors(path: str, tokenizer_json: str, width: int) -> tuple[np.nd
     vocabulary = Tokenizer.from_str(tokenizer_json).get_vocab()
     matrix = np.zeros((len(vocabulary), width), dtype=np.float32)
     found = np.zeros(len(vocabulary), dtype=bool)
+    words = {word: row for word, row in vocabulary.items() if word not in (PAD, UNK)}
     try:
         with open(path, encoding="utf-8", errors="replace", newline="\n") as file:  # noqa: PTH123
             for number, line in enumerate(file, 1):
                 fields = line.rstrip().split(" ")
                 if number == 1 and len(fields) == 2 and all(f.isdigit() for f in fields):
+                    continue
+                if fields == [""]:
                     continue
                 if len(fields) <= width:
                     raise DataError(
@@ -45,7 +49,7 @@ def load_word_vectors(path: str, tokenizer_json: str, width: int) -> tuple[np.nd
                         f"model.word_vectors: {path}:{number} has {len(fields) - 1} numbers, "
                         f"expected {width}; set model.embedding_width to the file's width"
                     )
-                row = vocabulary.get(word)
+                row = words.get(word)
                 if row is not None and not found[row]:
                     matrix[row] = _numbers(fields[-width:], path, number)
                     found[row] = True
@@ -53,7 +57,7 @@ def load_word_vectors(path: str, tokenizer_json: str, width: int) -> tuple[np.nd
         raise DataError(f"model.word_vectors: cannot read {path}: {error.strerror}") from error
     if not found.any():
         raise DataError(
-            f"model.word_vectors: {path} has none of the vocabulary's {len(vocabulary)} words; "
+            f"model.word_vectors: {path} has none of the vocabulary's {len(words)} words; "
             "is it a text file of GloVe or fastText, in this language?"
         )
     return matrix, found
@@ -69,8 +73,13 @@ def _is_number(text: str) -> bool:
 
 def _numbers(fields: list[str], path: str, number: int) -> np.ndarray:
     try:
-        return np.array(fields, dtype=np.float32)
+        values = np.array(fields, dtype=np.float32)
     except ValueError as error:
         raise DataError(
             f"model.word_vectors: {path}:{number} is not a word and {len(fields)} numbers ({error})"
         ) from error
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"model.word_vectors: {path}:{number} holds a number that is not finite; mend the line"
+        )
+    return values

@@ -68,7 +68,10 @@ class RayEngine:
 
     def prepare_data(self) -> DataReady:
         """Loads the data in the data actor."""
-        self.ready: DataReady = self._get(self._data.prepare.remote(), "the data process")
+        limit = self.config.pipeline.prepare_timeout_s
+        self.ready: DataReady = self._get(
+            self._data.prepare.remote(), "the data process", "prepare_timeout_s", limit
+        )
         return self.ready
 
     def start(self, specs: list[StageSpec], vectors: WordVectors | None) -> list[str]:
@@ -193,9 +196,17 @@ class RayEngine:
             return StageError(number, step, self._shapes.get(number, ""), cause, str(error))
         return _worded(error, f"stage {number}")
 
-    def _get(self, ref: Any, who: str) -> Any:
+    def _get(
+        self, ref: Any, who: str, key: str = "step_timeout_s", limit: float | None = None
+    ) -> Any:
+        limit = self.config.pipeline.step_timeout_s if limit is None else limit
         try:
-            return ray.get(ref)
+            return ray.get(ref, timeout=limit)
+        except GetTimeoutError:
+            raise PipelineTimeoutError(
+                f"{who} did not answer within pipeline.{key} = {limit:g} s; it hangs or is that "
+                "slow: raise the timeout"
+            ) from None
         except (RayTaskError, RayActorError) as error:
             raise _worded(error, who) from None
 
