@@ -19,7 +19,8 @@ from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter
 from scpl_ray.run_folder import CHECKPOINT, RunFolder
-from scpl_ray.stage import ExitScore, StageSpec, plan_stages
+from scpl_ray.stage import ExitScore, plan_stages
+from scpl_ray.stage_module import StageSpec
 from scpl_ray.versions import versions
 
 

@@ -13,7 +13,7 @@ from scpl_ray.errors import CheckpointError
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.registry import build_model
 from scpl_ray.run_folder import CHECKPOINT, find_run
-from scpl_ray.stage import StageModule
+from scpl_ray.stage_module import StageModule
 
 Inputs = Tensor | dict[str, Tensor] | Activation
 

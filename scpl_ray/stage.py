@@ -9,38 +9,22 @@ the same step left behind: a batch can be neither skipped nor trained twice.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scpl_ray.config.schema import Config
 from scpl_ray.errors import NonFiniteLossError
 from scpl_ray.losses import share_without_positive
 from scpl_ray.models.activation import Activation
-from scpl_ray.models.layers import LayeredModel, apply_layer
-from scpl_ray.objective import LocalObjective, has_exit
+from scpl_ray.models.layers import LayeredModel
+from scpl_ray.objective import has_exit
 from scpl_ray.optim import learning_rate, make_optimizer
-from scpl_ray.rng import derive_seed
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """Where a stage sits.
-
-    Attributes:
-        number: from 1.
-        layers: names of its layers.
-        with_exit: whether it has an exit head.
-    """
-
-    number: int
-    layers: tuple[str, ...]
-    with_exit: bool
+from scpl_ray.stage_module import StageModule, StageSpec
 
 
 @dataclass(frozen=True)
@@ -105,76 +89,6 @@ def plan_stages(config: Config, cut: list[tuple[str, ...]]) -> list[StageSpec]:
         StageSpec(k, layers, has_exit(config.method, k, len(cut)))
         for k, layers in enumerate(cut, 1)
     ]
-
-
-class StageModule(nn.Module):
-    """The layers and heads of a stage; keys of its state are global layer names."""
-
-    def __init__(self, spec: StageSpec, model: LayeredModel, config: Config, classes: int) -> None:
-        super().__init__()
-        own = [layer for layer in model.layers if layer.name in spec.layers]
-        self.spec = spec
-        self.names = [layer.name for layer in own]
-        self.stack = nn.ModuleList([layer.make(config.seed) for layer in own])
-        self.reduce = own[-1].reduce
-        features = own[-1].features
-        assert features is not None, "the model registry fills in the number of features"
-        self.objective = LocalObjective(
-            config, features, classes, model.style, spec.with_exit, self.names[-1]
-        )
-
-    def run_layers(self, activation: Activation, seed: int | None, step: int) -> Activation:
-        """Runs the layers; with a seed, each draws its dropout from (seed, layer, step)."""
-        for name, layer in zip(self.names, self.stack, strict=True):
-            if seed is not None:
-                torch.manual_seed(derive_seed(seed, "forward", name, step))
-            activation = apply_layer(layer, activation)
-        return activation
-
-    def named_state(self) -> dict[str, Tensor]:
-        """Weights and buffers by global name: `layers.encoder.1.norm.weight`, `heads.encoder.1...`.
-
-        The heads carry the name of the layer after which they sit, so a checkpoint loads into
-        any other cut of the same layers.
-        """
-        state: dict[str, Tensor] = {}
-        for name, layer in zip(self.names, self.stack, strict=True):
-            state |= {f"layers.{name}.{k}": v for k, v in layer.state_dict().items()}
-        heads = self.objective.state_dict()
-        return state | {f"heads.{self.names[-1]}.{k}": v for k, v in heads.items()}
-
-    def named_trainable(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by the same names."""
-        params: dict[str, nn.Parameter] = {}
-        for name, layer in zip(self.names, self.stack, strict=True):
-            params |= {f"layers.{name}.{k}": v for k, v in layer.named_parameters()}
-        params |= {f"heads.{self.names[-1]}.{k}": v for k, v in self.objective.named_parameters()}
-        return {k: v for k, v in params.items() if v.requires_grad}
-
-    @torch.no_grad()
-    def load_named(self, state: dict[str, Tensor]) -> None:
-        """Copies weights in, by name.
-
-        Raises:
-            KeyError: a name is missing.
-            ValueError: a shape differs.
-        """
-        for name, own in self.named_state().items():
-            if state[name].shape != own.shape:
-                raise ValueError(
-                    f"{name}: shape {list(state[name].shape)} in the checkpoint, "
-                    f"{list(own.shape)} in the model"
-                )
-            own.copy_(state[name])
-
-    def weights_sha256(self) -> str:
-        """Digest of names, types, shapes and bytes of all weights and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.named_state().items()):
-            host = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {host.dtype} {list(host.shape)}\n".encode())
-            digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
 
 @dataclass

@@ -16,7 +16,8 @@ from scpl_ray.engine.placement import threads_per_stage
 from scpl_ray.models.activation import from_batch
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
-from scpl_ray.stage import Stage, StageSpec, plan_stages
+from scpl_ray.stage import Stage, plan_stages
+from scpl_ray.stage_module import StageSpec
 
 _WARM_UP = 5
 

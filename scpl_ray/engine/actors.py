@@ -21,7 +21,8 @@ from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
 from scpl_ray.schedule import Evaluate, Train
-from scpl_ray.stage import ExitScore, StageSpec, StageStats
+from scpl_ray.stage import ExitScore, StageStats
+from scpl_ray.stage_module import StageSpec
 
 
 def _extend_path(paths: list[str]) -> None:

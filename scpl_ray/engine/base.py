@@ -8,7 +8,8 @@ from typing import Protocol
 
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.schedule import Work
-from scpl_ray.stage import ExitScore, StageSpec, StageStats
+from scpl_ray.stage import ExitScore, StageStats
+from scpl_ray.stage_module import StageSpec
 
 
 @dataclass(frozen=True)

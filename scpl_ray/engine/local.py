@@ -18,7 +18,8 @@ from scpl_ray.engine.placement import threads_per_stage
 from scpl_ray.errors import NonFiniteLossError, StageError
 from scpl_ray.models.activation import Activation, from_batch
 from scpl_ray.models.text import WordVectors
-from scpl_ray.stage import Stage, StageSpec
+from scpl_ray.stage import Stage
+from scpl_ray.stage_module import StageSpec
 
 
 class LocalEngine:

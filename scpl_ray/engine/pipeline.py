@@ -36,7 +36,7 @@ from scpl_ray.errors import (
     StageError,
 )
 from scpl_ray.models.text import WordVectors
-from scpl_ray.stage import StageSpec
+from scpl_ray.stage_module import StageSpec
 
 
 @dataclass

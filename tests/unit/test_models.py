@@ -16,7 +16,7 @@ from scpl_ray.errors import ConfigError
 from scpl_ray.models import Activation, LayeredModel, LayerSpec, build_model
 from scpl_ray.models.layers import apply_layer, mean_over_tokens
 from scpl_ray.models.text import BiLSTM, TokenEmbedding
-from scpl_ray.stage import StageModule
+from scpl_ray.stage_module import StageModule
 from tests.unit.tools import (
     TEXT,
     all_finite,

@@ -12,7 +12,8 @@ from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.build import build_stage
 from scpl_ray.models import Activation, build_model
 from scpl_ray.partition import partition
-from scpl_ray.stage import Stage, StageModule, plan_stages
+from scpl_ray.stage import Stage, plan_stages
+from scpl_ray.stage_module import StageModule
 
 TEXT = DataInfo(
     name="t",
