@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import textwrap
 import threading
 import urllib.error
 import urllib.request
@@ -78,7 +79,7 @@ def load_from_hub(name: str, config: DataConfig) -> RawData:
                 for ours, theirs in known.splits
             }
     except Exception as error:
-        cause = (str(error).splitlines() or [""])[0]
+        cause = textwrap.shorten(str(error), 200, placeholder=" ...")
         if problem:
             raise HubUnreachableError(
                 f"data.source: {name!r} comes from the Hugging Face Hub, which cannot be reached "

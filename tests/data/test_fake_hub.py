@@ -98,7 +98,8 @@ def fake_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.server_close()
 
 
-def load(home: Path, endpoint: str, source: str = "imdb") -> subprocess.CompletedProcess[str]:
+def load(home: Path, endpoint: str, *sources: str) -> str:
+    """Loads sources in a process of its own (the Hub's address is fixed at import)."""
     code = f"""
 import os
 for name in [n for n in os.environ if n.lower().endswith("_proxy") or n.endswith("_OFFLINE")]:
@@ -107,30 +108,30 @@ os.environ |= {{"HF_ENDPOINT": {endpoint!r}, "HF_HOME": {str(home)!r}, "HF_HUB_D
 from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.sources import load_raw
 from scpl_ray.errors import DataError
-try:
-    raw = load_raw(DataConfig(source={source!r}), 0)
-except DataError as error:
-    print("refused:", error)
-else:
-    print(raw.source, {{n: len(s.labels) for n, s in raw.splits.items()}}, raw.label_names)
-    print(raw.splits["test"].samples[0], "|", raw.splits["test"].labels[:3], raw.notice)
+for source in {sources!r}:
+    try:
+        raw = load_raw(DataConfig(source=source), 0)
+    except DataError as error:
+        print("refused:", error)
+    else:
+        print(raw.source, {{n: len(s.labels) for n, s in raw.splits.items()}}, raw.label_names)
+        print(raw.splits["test"].samples[0], "|", raw.splits["test"].labels[:3], raw.notice)
 assert "HF_HUB_OFFLINE" not in os.environ, "looking into the cache leaves no trace"
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-
-
-def test_a_set_is_loaded_from_the_hub_then_from_its_cache(fake_hub: str, tmp_path: Path) -> None:
-    done = load(tmp_path, fake_hub)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_sets_come_from_the_hub_then_from_its_cache(fake_hub: str, tmp_path: Path) -> None:
+    said = load(tmp_path, fake_hub, "imdb", "ag_news")
     sizes = "{'train': 54, 'test': 60, 'validation': 6} ('neg', 'pos')"
-    assert f"stanfordnlp/imdb, Hugging Face Hub {sizes}" in done.stdout
-    assert "test good 0 | [0 1 0]" in done.stdout
-    again = load(tmp_path, "http://127.0.0.1:9")
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert f"stanfordnlp/imdb, from the local cache {sizes}" in again.stdout
-
-
-def test_a_set_that_a_reachable_hub_has_not_is_an_error(fake_hub: str, tmp_path: Path) -> None:
-    done = load(tmp_path, fake_hub, "ag_news")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "refused: data.source: 'ag_news' (fancyzhx/ag_news) could not be loaded" in done.stdout
+    assert f"stanfordnlp/imdb, Hugging Face Hub {sizes}" in said
+    assert "test good 0 | [0 1 0]" in said
+    missing = (
+        "refused: data.source: 'ag_news' (fancyzhx/ag_news) could not be loaded from the Hugging"
+    )
+    assert missing in said, "the Hub answers, but has no such set: an error, not another source"
+    said = load(tmp_path, "http://127.0.0.1:9", "imdb", "ag_news")
+    assert f"stanfordnlp/imdb, from the local cache {sizes}" in said
+    assert "refused: data.source: 'ag_news' comes from the Hugging Face Hub, which cannot" in said

@@ -23,7 +23,7 @@ def test_the_known_numbers() -> None:
 
 def test_a_damaged_cache_is_fetched_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     good = (packaged.cache_dir() / "movie_snippets-3.3.2.txt").read_bytes()
-    monkeypatch.setattr(packaged, "_fetch", lambda: good)
+    monkeypatch.setattr(packaged, "_fetch", lambda cache: good)
     damaged = tmp_path / "movie_snippets-3.3.2.txt"
     damaged.write_bytes(good[:-5])
     raw = packaged.movie_snippets(DataConfig(cache_dir=str(tmp_path)))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -56,7 +54,7 @@ def test_silence_is_bounded_by_the_timeout(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         start = time.monotonic()
-        assert "timed out" in hub.why_unreachable(1.0)
+        assert "timed out" in hub.why_unreachable(0.3)
         assert time.monotonic() - start < 5
 
 
@@ -80,41 +78,6 @@ def test_columns_and_splits_of_every_hub_set(source: str, monkeypatch: pytest.Mo
     assert {a[0] for a in asked} == {known.repo}
     if source == "sst2":
         assert [a[2] for a in asked] == ["train", "validation"], "its test labels are hidden"
-
-
-def test_hub_set_from_the_local_cache_when_offline(tmp_path: Path) -> None:
-    """A data set that `datasets` has in its cache is used without the Hub (own process)."""
-    code = f"""
-import os, sys
-os.environ |= {{"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": {str(tmp_path)!r}}}
-import json, shutil
-from datasets import Dataset, Features, ClassLabel, Value, load_dataset
-from pathlib import Path
-from scpl_ray.config.schema import DataConfig
-from scpl_ray.data.sources import load_raw
-data = Path({str(tmp_path)!r}) / "files"
-data.mkdir()
-f = Features({{"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])}})
-t = Dataset.from_dict({ROWS!r}, features=f)
-for split in ("train", "test"):
-    t.to_parquet(str(data / f"{{split}}.parquet"))
-# What `datasets` leaves in its cache after it has loaded the set from the Hub.
-made = load_dataset("parquet", data_files={{s: str(data / f"{{s}}.parquet") for s in ("train", "test")}})
-old = Path(made["train"].cache_files[0]["filename"]).parent
-new = Path({str(tmp_path)!r}) / "datasets/stanfordnlp___imdb/plain_text/0.0.0" / ("e" * 40)
-new.parent.mkdir(parents=True)
-shutil.copytree(old, new)
-for split in ("train", "test"):
-    (new / f"parquet-{{split}}.arrow").rename(new / f"imdb-{{split}}.arrow")
-info = json.loads((new / "dataset_info.json").read_text())
-info |= {{"dataset_name": "imdb", "config_name": "plain_text"}}
-(new / "dataset_info.json").write_text(json.dumps(info))
-raw = load_raw(DataConfig(source="imdb"), 0)
-print(raw.name, raw.source, len(raw.splits["train"].labels), raw.label_names)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "imdb stanfordnlp/imdb, from the local cache 54 ('neg', 'pos')" in done.stdout
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "saved", "saved_splits"])
