@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -73,13 +74,13 @@ def cli(
     )
 
 
-def ray_processes() -> set[int]:
-    """Ids of all Ray processes of this machine."""
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of all processes that run in a folder: a job's Ray and its actors."""
     import psutil
 
-    found = set()
-    for process in psutil.process_iter(["pid", "name", "cmdline"]):
-        line = " ".join(process.info["cmdline"] or []) or process.info["name"] or ""
-        if "raylet" in line or "gcs_server" in line or line.startswith("ray::"):
-            found.add(process.info["pid"])
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()) == folder:
+                found.append(" ".join(process.cmdline()) or process.name())
     return found

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from scpl_ray.config import load_config
-from tests.helpers import cli, ray_processes, small_config, write_texts
+from tests.helpers import cli, processes_in, small_config, write_texts
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
 
@@ -67,7 +67,6 @@ def test_dry_run_prints_what_it_reads_back(job: Path) -> None:
 
 
 def test_train_and_eval_on_ray(job: Path) -> None:
-    before = ray_processes()
     result = cli("train", "job.yaml", "output.tensorboard=true", cwd=job)
     assert result.returncode == 0, result.stderr
     assert "stage 1: embedding, encoder.1" in result.stdout
@@ -102,12 +101,11 @@ def test_train_and_eval_on_ray(job: Path) -> None:
         assert trained["test_loss"] == pytest.approx(loaded["loss"], rel=1e-6)
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
     time.sleep(1)
-    assert ray_processes() <= before
+    assert processes_in(job) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
-    before = ray_processes()
     process = subprocess.Popen(
         [sys.executable, "-m", "scpl_ray", "train", "job.yaml", "train.epochs=5000"],
         cwd=job,
@@ -121,6 +119,9 @@ def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
     while not (metrics.exists() and metrics.stat().st_size > 2000):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
+    running = processes_in(job)
+    assert any("raylet" in line for line in running), running
+    assert sum("StageActor" in line for line in running) == 2, running
     # Ctrl-C of a terminal goes to every process of the foreground group.
     if how is signal.SIGINT:
         os.killpg(process.pid, how)
@@ -133,7 +134,7 @@ def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
     for line in metrics.read_text().splitlines():
         json.loads(line)
     time.sleep(2)
-    assert ray_processes() <= before
+    assert processes_in(job) == []
 
 
 def test_env_names_versions(tmp_path: Path) -> None:
