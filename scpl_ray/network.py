@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,15 +85,10 @@ class Network(nn.Module):
         """
         if self.info.kind != "text":
             raise ValueError("encode is for text; this network was trained on images")
-        from scpl_ray.data.text import encode
+        from scpl_ray.data.text import encode, pad
 
-        rows = [np.asarray(r) for r in encode(self.info.tokenizer, texts)]
-        tokens = torch.zeros(len(rows), max([1, *map(len, rows)]), dtype=torch.int64)
-        mask = torch.zeros_like(tokens, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-            mask[i, : len(row)] = True
-        return {"tokens": tokens, "mask": mask}
+        padded = pad(encode(self.info.tokenizer, texts))
+        return {name: torch.from_numpy(array) for name, array in padded.items()}
 
 
 def load(run_dir: str | Path) -> Network:

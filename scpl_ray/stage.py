@@ -224,6 +224,12 @@ class Stage:
         """Goes back to the weights that were kept at the end of an epoch."""
         self.module.load_named(self._stash[epoch])
 
+    def keep_stash(self, epoch: int | None, restore: bool) -> None:
+        """Forgets all kept copies but one; with `restore`, goes back to it."""
+        self.drop_stash(epoch)
+        if restore and epoch is not None:
+            self.restore_stash(epoch)
+
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""
         names = {id(p): name for name, p in self.module.named_trainable().items()}

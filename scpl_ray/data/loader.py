@@ -10,7 +10,7 @@ from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.batch import Batch, DataInfo
 from scpl_ray.data.raw import RawData, RawSplit
 from scpl_ray.data.sources import load_raw
-from scpl_ray.data.text import encode, train_tokenizer
+from scpl_ray.data.text import encode, pad, train_tokenizer
 from scpl_ray.errors import DataError
 from scpl_ray.rng import numpy_generator
 
@@ -26,11 +26,7 @@ class TextSplit:
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Pads rows to the longest of them: tokens [B, T] int64, mask [B, T] bool."""
         starts, ends = self.offsets[rows], self.offsets[rows + 1]
-        lengths = ends - starts
-        mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-        tokens = np.zeros(mask.shape, dtype=np.int64)
-        tokens[mask] = np.concatenate([self.ids[a:b] for a, b in zip(starts, ends, strict=True)])
-        return {"tokens": tokens, "mask": mask}
+        return pad([self.ids[a:b] for a, b in zip(starts, ends, strict=True)])
 
 
 @dataclass(frozen=True)

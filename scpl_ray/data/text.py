@@ -64,3 +64,13 @@ def encode(tokenizer_json: str, texts: Sequence[str]) -> list[np.ndarray]:
         chunk = tokenizer.encode_batch_fast(list(texts[start : start + _CHUNK]))
         encoded += [np.array(e.ids, dtype=np.int32) for e in chunk]
     return encoded
+
+
+def pad(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Pads rows of ids, each [T], to the longest: tokens [B, T] int64, mask [B, T] bool."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    mask = np.arange(max(1, lengths.max(initial=0)))[None, :] < lengths[:, None]
+    tokens = np.zeros(mask.shape, dtype=np.int64)
+    if mask.any():
+        tokens[mask] = np.concatenate(rows)
+    return {"tokens": tokens, "mask": mask}

@@ -16,7 +16,7 @@ from scpl_ray.data.batch import Batch, DataInfo
 from scpl_ray.engine.base import DataReady, StageState
 from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process, stage_state
 from scpl_ray.engine.data import fetch, load_data
-from scpl_ray.engine.local import stage_error
+from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
@@ -87,11 +87,16 @@ class StageActor:
 
     def forward(self, work: Train, packet: Packet | Batch) -> Packet:
         """Computes the output of one training batch; it leaves before the update begins."""
+        output = self._forward(work, packet, last=False)
+        assert output is not None, "only the last stage hands nothing on"
+        return output
+
+    def _forward(self, work: Train, packet: Packet | Batch, last: bool) -> Packet | None:
         self._awake()
         activation, labels = unpack(packet, self.stage.device)
         try:
             output = self.stage.forward(work.step, activation, labels)
-            return pack(output, labels)
+            return None if last else pack(output, labels)
         except Exception as error:
             # Kept, because the caller holds on to the update's answer, not to this one's.
             self.failure = stage_error(self.spec.number, work, activation, error)
@@ -118,14 +123,7 @@ class StageActor:
 
     def train(self, work: Train, packet: Packet | Batch) -> StageStats:
         """Both in one call, for the last stage, which hands nothing on."""
-        self._awake()
-        activation, labels = unpack(packet, self.stage.device)
-        try:
-            self.stage.forward(work.step, activation, labels)
-        except Exception as error:
-            self.failure = stage_error(self.spec.number, work, activation, error)
-            raise self.failure from None
-        self.idle_since = time.perf_counter()
+        self._forward(work, packet, last=True)
         return self.update(work)
 
     @ray.method(num_returns=2)
@@ -145,9 +143,7 @@ class StageActor:
 
     def keep_stash(self, epoch: int | None, restore: bool) -> None:
         """Forgets the stashes but one; with `restore`, goes back to it."""
-        self.stage.drop_stash(epoch)
-        if restore and epoch is not None:
-            self.stage.restore_stash(epoch)
+        self.stage.keep_stash(epoch, restore)
 
     def state(self) -> StageState:
         """Serialises the stage."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -14,9 +13,10 @@ from scpl_ray.config.schema import Config
 from scpl_ray.engine.base import DataReady, Done, StageState
 from scpl_ray.engine.build import build_stage, prepare_process, stage_state
 from scpl_ray.engine.data import fetch, load_data
+from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.placement import threads_per_stage
-from scpl_ray.errors import NonFiniteLossError, StageError
-from scpl_ray.models.activation import Activation, from_batch
+from scpl_ray.errors import NonFiniteLossError
+from scpl_ray.models.activation import from_batch
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Stage
 from scpl_ray.stage_module import StageSpec
@@ -27,7 +27,6 @@ class LocalEngine:
 
     Args:
         config: the run's config.
-        num_stages: number of stages, which decides the threads of each.
     """
 
     def __init__(self, config: Config) -> None:
@@ -88,9 +87,7 @@ class LocalEngine:
     def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
         """Forgets the stashes but one; with `restore`, goes back to it."""
         for stage in self.stages:
-            stage.drop_stash(epoch)
-            if restore and epoch is not None:
-                stage.restore_stash(epoch)
+            stage.keep_stash(epoch, restore)
 
     def states(self) -> Iterator[StageState]:
         """Yields the state of each stage."""
@@ -105,14 +102,3 @@ class LocalEngine:
 
 def _copy_to(device: torch.device, tensor: Tensor) -> Tensor:
     return tensor.to(device, copy=True)
-
-
-def stage_error(
-    number: int, item: schedule.Work, given: Activation | None, error: Exception
-) -> StageError:
-    """Wraps an exception of a stage with the stage, the step, the shapes and the traceback."""
-    step = item.step if isinstance(item, schedule.Train) else getattr(item, "index", -1)
-    text = "".join(traceback.format_exception(error))
-    shapes = "" if given is None else given.shapes()
-    cause = f"{type(error).__name__}: {error}".splitlines()[0]
-    return StageError(number, step, shapes, cause, text)
