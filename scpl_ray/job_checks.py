@@ -10,7 +10,7 @@ from scpl_ray.data.sources import check_source
 from scpl_ray.data.word_vectors import load_word_vectors
 from scpl_ray.engine.base import DataReady
 from scpl_ray.errors import ConfigError, DataError, unknown
-from scpl_ray.models.registry import KINDS, import_factory
+from scpl_ray.models.registry import KINDS, build_model, import_factory
 from scpl_ray.models.text import WordVectors
 from scpl_ray.partition import partition
 
@@ -28,11 +28,9 @@ def check_before(config: Config) -> None:
     elif model.kind not in KINDS:
         raise ConfigError(unknown("model.kind", model.kind, KINDS))
     else:
-        count = len(model.channels) if model.kind == "convnet" else model.layers + 1
-        first = [] if model.kind == "convnet" else ["embedding"]
-        stem = {"convnet": "conv", "transformer": "encoder", "lstm": "lstm"}[model.kind]
-        names = first + [f"{stem}.{i}" for i in range(1, count - len(first) + 1)]
-        stages = partition(tuple(names), config.stages)
+        # Only described, not built: the names do not depend on the data.
+        some = DataInfo("", "", KINDS[model.kind], (), {}, image_shape=(1, 32, 32))
+        stages = partition(build_model(config, some).names, config.stages)
         for number in config.optimizer.stages:
             if number > len(stages):
                 raise ConfigError(
