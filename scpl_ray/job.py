@@ -251,6 +251,7 @@ class Job:
                 "train": info.sizes["train"],
                 "validation": info.sizes["validation"],
                 "test": info.sizes["test"],
+                "dropped": sum(ready.dropped.values()),
                 "train_evaluated": min(info.sizes["train"], config.evaluate.train_samples),
             },
             "seed": config.seed,

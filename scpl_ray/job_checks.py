@@ -42,8 +42,11 @@ def check_before(config: Config) -> None:
 
 
 def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
-    """Returns warnings about options without effect or settings that seldom work."""
+    """Returns what was left out, options without effect, and settings that seldom work."""
     info, warnings = ready.info, []
+    dropped = ", ".join(f"{n:,} {split}" for split, n in ready.dropped.items() if n)
+    if dropped:
+        warnings.append(f"samples without a word after cleaning are left out: {dropped}")
     batch = config.train.batch_size
     if batch < 4 * info.num_classes:
         warnings.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scpl_ray.data.batch import DataInfo
@@ -23,13 +23,23 @@ class Done:
 
 @dataclass(frozen=True)
 class DataReady:
-    """What the data process says once the data is prepared."""
+    """What the data process says once the data is prepared.
+
+    Attributes:
+        info: what the data is.
+        steps_per_epoch: training batches of an epoch.
+        validation_batches: batches of one look at the validation split.
+        test_batches: batches of the look at the test split.
+        train_batches: batches of the final look at training samples.
+        dropped: samples of each split that had no word left and were left out.
+    """
 
     info: DataInfo
     steps_per_epoch: int
     validation_batches: int
     test_batches: int
     train_batches: int
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def load_data(config: Config) -> tuple[BatchLoader, DataReady]:
         loader.num_eval_batches("validation"),
         loader.num_eval_batches("test"),
         loader.num_eval_batches("train", config.evaluate.train_samples),
+        loader.dropped,
     )
     return loader, ready
 

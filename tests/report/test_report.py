@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 from rich.console import Console
 
+import scpl_ray
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult, fold
 from scpl_ray.report import PlainReporter, Plan, Recent
@@ -13,6 +16,7 @@ from scpl_ray.schedule import Train
 from scpl_ray.screen import LiveReporter, final_table
 from scpl_ray.stage import ExitScore, StageStats
 from scpl_ray.stage_module import StageSpec
+from tests.helpers import small_config
 
 SPECS = [
     StageSpec(1, ("embedding",), False),
@@ -71,6 +75,16 @@ def test_plain_lines() -> None:
     assert "!!! the Hub is gone" in text
     assert "epoch 1/5 step 1/595" in text and "[2] loss 2.500 acc 0.500 busy 75%" in text
     assert "epoch 1 validation accuracy: exit 2 0.750" in text
+
+
+def test_samples_that_were_left_out_are_said_and_recorded(tmp_path: Path) -> None:
+    lines = [{"text": "..." if i < 10 else f"word w{i}", "label": i % 2} for i in range(100)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = io.StringIO()
+    tree = small_config(tmp_path / "t.jsonl", tmp_path / "runs", pipeline__engine="local")
+    run = scpl_ray.train(tree, reporter=PlainReporter(out))
+    assert run.summary["data"]["dropped"] == 10
+    assert "!!! samples without a word after cleaning are left out: " in out.getvalue()
 
 
 def test_scores_fold_by_exit() -> None:
