@@ -147,7 +147,10 @@ def _key_of(loc: tuple[int | str, ...]) -> Key:
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     field = model.model_fields.get(name)
     kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    for option in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
 
 
 def _word(item: dict[str, Any], tree: dict[str, Any], origins: dict[Key, str]) -> str:
@@ -191,9 +194,10 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
         found = _section(model, str(part))
         if found is None:
-            from scpl_ray.config.schema import OptimizerOverride
+            from scpl_ray.config.schema import GrownLayers, OptimizerOverride
 
-            return list(OptimizerOverride.model_fields)
+            inner = GrownLayers if part == "grown" else OptimizerOverride
+            return list(inner.model_fields)
         model = found
     return list(model.model_fields)
 

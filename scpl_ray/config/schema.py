@@ -38,6 +38,15 @@ class DataConfig(Section):
     cache_dir: str | None = None
 
 
+class GrownLayers(Section):
+    """Layers beyond the config's own that joined a running job; written by scpl-ray."""
+
+    layers: Positive = 1
+    change: dict[str, Any] = Field(
+        default_factory=dict, description="keys of `model` that differ in these layers"
+    )
+
+
 class ModelConfig(Section):
     """Which network; `layers` counts the repeated layers after the first one."""
 
@@ -56,6 +65,12 @@ class ModelConfig(Section):
     channels: list[Positive] = Field([32, 64, 128], min_length=1)
     mean_over: Literal["tokens", "padded"] = Field(
         "tokens", description="average over real tokens, or over padding too (the authors' code)"
+    )
+    grown: list[GrownLayers] = Field(
+        default_factory=list, description="layers that joined a running job, in order"
+    )
+    init_from: str | None = Field(
+        None, description="a run whose weights (and vocabulary) to start from, by layer name"
     )
 
 
@@ -144,6 +159,47 @@ class PipelineConfig(Section):
     )
 
 
+class MomentsConfig(Section):
+    """Moments of a run; a change at epoch E comes after E epochs, at step S before step S."""
+
+    epoch: list[Positive] = Field(default_factory=list)
+    step: list[Positive] = Field(default_factory=list)
+
+
+class PlateauConfig(Section):
+    """The last exit has stopped gaining."""
+
+    epochs: Positive = Field(3, description="epochs without a gain")
+    min_delta: Share = Field(0.002, description="the least validation accuracy that is a gain")
+
+
+class GrowWhenConfig(Section):
+    """When a stage is added without being asked for."""
+
+    exit_accuracy_plateau: PlateauConfig = PlateauConfig()
+    max_stages: Positive = 8
+    if_resources: bool = Field(
+        True, description="only where a device is free, or a cluster may add one"
+    )
+
+
+class ElasticConfig(Section):
+    """Stages that join and leave while the job runs."""
+
+    start_stages: Positive | None = Field(
+        None, description="stages to start with; the later ones join; default: all"
+    )
+    grow_at: MomentsConfig = MomentsConfig()
+    shrink_at: MomentsConfig = MomentsConfig()
+    grow_when: GrowWhenConfig | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="a stage that has not started by then is given up"
+    )
+    lead_s: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="planned growth: start the stage so long before it is due"
+    )
+
+
 class ResourcesConfig(Section):
     """What each stage holds."""
 
@@ -184,6 +240,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    elastic: ElasticConfig = ElasticConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
 

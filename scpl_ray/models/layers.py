@@ -58,10 +58,13 @@ class LayeredModel:
     Attributes:
         layers: in the order in which a batch meets them.
         style: "text" or "image"; chooses the heads' default widths and activation function.
+        more: how the network goes on when it grows: number of the extra layer, from 1 -> layer.
+            None: it does not.
     """
 
     layers: tuple[LayerSpec, ...]
     style: str = "text"
+    more: Callable[[int], LayerSpec] | None = None
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

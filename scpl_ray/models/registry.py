@@ -39,7 +39,8 @@ def build_model(
         ConfigError: an unknown kind, one that does not fit the data, or a bad factory.
     """
     if config.model.factory:
-        return _from_factory(config, data)
+        own = _from_factory(config, data, config.model.factory, config.model.options)
+        return _finished(_joined(own, config, data), config.seed, data)
     kind = config.model.kind
     if kind not in KINDS:
         raise ConfigError(unknown("model.kind", kind, KINDS))
@@ -50,8 +51,41 @@ def build_model(
             f"{data.kind}; allowed with it: {fitting}"
         )
     if kind == "convnet":
-        return vision.convnet(config.model, data, config.local.pool)
-    return (text.transformer if kind == "transformer" else text.lstm)(config.model, data, vectors)
+        model = vision.convnet(config.model, data, config.local.pool)
+    else:
+        made_by = text.transformer if kind == "transformer" else text.lstm
+        model = made_by(config.model, data, vectors)
+    return _finished(_joined(model, config, data), config.seed, data)
+
+
+def _joined(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel:
+    """Adds the layers of `model.grown` that come from a factory, or from a factory's pattern."""
+    layers = list(model.layers)
+    extra = 0
+    for joined in config.model.grown:
+        if "factory" in joined.change:
+            name, options = joined.change["factory"], joined.change.get("options", {})
+            layers += _from_factory(config, data, name, options).layers
+        elif config.model.factory:
+            if model.more is None:
+                raise ConfigError(
+                    f"model.factory: {config.model.factory!r} does not say how its network goes "
+                    "on: return a LayeredModel with `more`, or name a factory of the new layers "
+                    "(--layer-config factory=module:function)"
+                )
+            layers += [model.more(extra + i) for i in range(1, joined.layers + 1)]
+            extra += joined.layers
+    try:
+        return LayeredModel(tuple(layers), model.style, model.more)
+    except ValueError as error:
+        raise ConfigError(f"model.grown: {error}") from error
+
+
+def _finished(model: LayeredModel, seed: int, data: DataInfo) -> LayeredModel:
+    """Fills in the features of each layer where they are not given."""
+    if all(layer.features for layer in model.layers):
+        return model
+    return _with_features(model, seed, data)
 
 
 def import_factory(name: str) -> Callable[..., object]:
@@ -81,26 +115,25 @@ def import_factory(name: str) -> Callable[..., object]:
     return function
 
 
-def _from_factory(config: Config, data: DataInfo) -> LayeredModel:
-    function = import_factory(str(config.model.factory))
+def _from_factory(
+    config: Config, data: DataInfo, name: str, options: dict[str, Any]
+) -> LayeredModel:
+    function = import_factory(name)
     with seeded(config.seed, "init", "factory"):
         try:
-            made = function(data, **config.model.options)
+            made = function(data, **options)
         except TypeError as error:
             raise ConfigError(
-                f"model.factory: {config.model.factory!r} was called as build(data, "
-                f"**model.options) with options {config.model.options!r}: {error}"
+                f"model.factory: {name!r} was called as build(data, "
+                f"**model.options) with options {options!r}: {error}"
             ) from error
         except ConfigError:
             raise
         except Exception as error:
             raise ConfigError(
-                f"model.factory: {config.model.factory!r} failed: {type(error).__name__}: {error}"
+                f"model.factory: {name!r} failed: {type(error).__name__}: {error}"
             ) from error
-    model = _as_model(made, str(config.model.factory), data)
-    if all(layer.features for layer in model.layers):
-        return model
-    return _with_features(model, config.seed, data)
+    return _as_model(made, name, data)
 
 
 def _as_model(made: object, name: str, data: DataInfo) -> LayeredModel:
@@ -154,4 +187,4 @@ def _with_features(model: LayeredModel, seed: int, data: DataInfo) -> LayeredMod
                 f"{spec.name!r}; it must give [B, D]"
             )
         layers.append(LayerSpec(spec.name, spec.build, spec.reduce, features.shape[1]))
-    return LayeredModel(tuple(layers), model.style)
+    return LayeredModel(tuple(layers), model.style, model.more)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from scpl_ray.config.schema import ModelConfig
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.models.activation import Activation
+from scpl_ray.models.growth import per_layer
 from scpl_ray.models.layers import (
     LayeredModel,
     LayerSpec,
@@ -177,35 +178,26 @@ def transformer(
 ) -> LayeredModel:
     """Embedding + N encoder layers."""
     reduce = mean_over_tokens if config.mean_over == "tokens" else mean_over_padded
-    width, ffn = config.width, config.ffn or config.width
+    width = config.width
     encoders = [
         LayerSpec(
             f"encoder.{i}",
-            lambda: Encoder(width, config.heads, ffn, config.dropout),
+            partial(Encoder, width, own.heads, own.ffn or width, own.dropout),
             reduce,
             width,
         )
-        for i in range(1, config.layers + 1)
+        for i, own in enumerate(per_layer(config, config.layers), 1)
     ]
     return LayeredModel((_embedding(config, data, vectors, config.positional), *encoders))
 
 
 def lstm(config: ModelConfig, data: DataInfo, vectors: WordVectors | None = None) -> LayeredModel:
     """Embedding + N bidirectional LSTM layers."""
-    inner = config.embedding_width or config.width
-    layers = [
-        LayerSpec(
-            f"lstm.{i}",
-            # The embedding layer has a dropout of its own; between LSTM layers it is here.
-            partial(
-                BiLSTM,
-                inner if i == 1 else 2 * config.width,
-                config.width,
-                0.0 if i == 1 else config.dropout,
-            ),
-            mean_of_states,
-            config.width,
-        )
-        for i in range(1, config.layers + 1)
-    ]
+    width, layers = config.embedding_width or config.width, []
+    for i, own in enumerate(per_layer(config, config.layers), 1):
+        # The embedding layer has a dropout of its own; between LSTM layers it is here.
+        dropout = 0.0 if i == 1 else own.dropout
+        build = partial(BiLSTM, width, own.width, dropout)
+        layers.append(LayerSpec(f"lstm.{i}", build, mean_of_states, own.width))
+        width = 2 * own.width
     return LayeredModel((_embedding(config, data, vectors, "none"), *layers))

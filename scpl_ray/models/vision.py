@@ -21,10 +21,10 @@ def convnet(config: ModelConfig, data: DataInfo, pool: int | None = None) -> Lay
         Layers conv.1, conv.2, ...
     """
     in_channels, height, width = data.image_shape
-    specs = []
-    for i, channels in enumerate(config.channels, 1):
+    specs: list[LayerSpec] = []
+    for i, (channels, dropout) in enumerate(_plan(config), 1):
         shrink = min(height, width) > 2
-        specs.append(_conv(i, in_channels, channels, shrink, config.dropout))
+        specs.append(_conv(i, in_channels, channels, shrink, dropout))
         if shrink:
             height, width = height // 2, width // 2
         reduce: Reduce = pooled(pool) if pool else flatten
@@ -32,6 +32,19 @@ def convnet(config: ModelConfig, data: DataInfo, pool: int | None = None) -> Lay
         specs[-1] = LayerSpec(specs[-1].name, specs[-1].build, reduce, features)
         in_channels = channels
     return LayeredModel(tuple(specs), style="image")
+
+
+def _plan(config: ModelConfig) -> list[tuple[int, float]]:
+    """Channels and dropout of each layer; one that joins is as wide as the layer before it."""
+    plan = [(channels, config.dropout) for channels in config.channels]
+    for joined in config.grown:
+        if "factory" in joined.change:
+            continue
+        widths = joined.change.get("channels", [plan[-1][0]])
+        dropout = joined.change.get("dropout", config.dropout)
+        # Fewer widths than layers: the last one goes on.
+        plan += [(widths[min(i, len(widths) - 1)], dropout) for i in range(joined.layers)]
+    return plan
 
 
 def _conv(index: int, inside: int, outside: int, shrink: bool, dropout: float) -> LayerSpec:
