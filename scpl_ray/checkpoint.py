@@ -76,7 +76,7 @@ def save_checkpoint(
         name = f"stage-{spec.number}"
         write_atomically(building / f"{name}.safetensors", state.weights)
         write_atomically(building / f"{name}.optimizer.safetensors", state.optimizer)
-        step = state.next_step
+        step = max(step, state.next_step)
         stages.append(
             {
                 **dataclasses.asdict(spec),
@@ -85,6 +85,7 @@ def save_checkpoint(
                 "optimizer_file": f"{name}.optimizer.safetensors",
                 "optimizer_sha256": hashlib.sha256(state.optimizer).hexdigest(),
                 "weights_sha256": state.sha256,
+                "next_step": state.next_step,
             }
         )
     data = dataclasses.asdict(info)
@@ -103,6 +104,14 @@ def save_checkpoint(
     shutil.rmtree(path, ignore_errors=True)
     building.rename(path)
     return [stage["weights_sha256"] for stage in stages]
+
+
+def save_left_stage(folder: Path, spec: StageSpec, state: StageState) -> None:
+    """Writes a stage that has left a running job: what a crash would lose otherwise."""
+    folder.mkdir(exist_ok=True)
+    name = f"stage-{spec.number}.step-{state.next_step}"
+    write_atomically(folder / f"{name}.safetensors", state.weights)
+    write_atomically(folder / f"{name}.optimizer.safetensors", state.optimizer)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

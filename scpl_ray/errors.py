@@ -43,6 +43,10 @@ class ResourceError(UserError):
     """The cluster does not have what the job asks for."""
 
 
+class JobError(UserError):
+    """A job that cannot be found, reached, or told what to do."""
+
+
 class RunError(ScplRayError):
     """A run that started and failed."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray import schedule
-from scpl_ray.checkpoint import save_checkpoint
+from scpl_ray.checkpoint import save_checkpoint, save_left_stage
 from scpl_ray.config import Config, load_config
-from scpl_ray.engine.base import DataReady, Engine
+from scpl_ray.elastic.control import Control
+from scpl_ray.elastic.plan import most_stages, planned_changes
+from scpl_ray.elastic.request import request_of
+from scpl_ray.engine.base import DataReady, Engine, StageState
+from scpl_ray.errors import RunError
 from scpl_ray.evaluate import ExitResult, fold
+from scpl_ray.initial import read_initial
 from scpl_ray.job_checks import check_before, check_data, make_vectors
+from scpl_ray.jobs.board import Board
+from scpl_ray.jobs.record import new_record
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
-from scpl_ray.report import Plan, Reporter
-from scpl_ray.run_folder import CHECKPOINT, RunFolder
+from scpl_ray.report import Plan, Reporter, Reporters
+from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG, RunFolder
 from scpl_ray.stage import ExitScore, plan_stages
 from scpl_ray.stage_module import StageSpec
+from scpl_ray.summary import Outcome, summarize
 from scpl_ray.versions import versions
 
 
@@ -45,6 +55,7 @@ def train(
     overwrite: bool = False,
     reporter: Reporter | None = None,
     debug: bool = False,
+    job_id: str | None = None,
 ) -> TrainedRun:
     """Trains a network layer-parallel and writes its run folder.
 
@@ -55,6 +66,7 @@ def train(
         overwrite: replace an existing run of that name.
         reporter: who listens; default: plain lines on standard output.
         debug: let Ray and the actors print.
+        job_id: how others address the job; default: the name and four digits.
 
     Returns:
         The finished run.
@@ -67,7 +79,7 @@ def train(
 
     extra = [] if name is None else [f"name={name}"]
     resolved = load_config(config, [*overrides, *extra])
-    return Job(resolved, overwrite, reporter or PlainReporter(), debug).train()
+    return Job(resolved, overwrite, reporter or PlainReporter(), debug, job_id).train()
 
 
 class Job:
@@ -78,29 +90,53 @@ class Job:
         overwrite: replace an existing run of that name.
         reporter: who listens.
         debug: let Ray and the actors print.
+        job_id: how others address it; default: the name and four digits.
     """
 
-    def __init__(self, config: Config, overwrite: bool, reporter: Reporter, debug: bool) -> None:
-        self.config, self.reporter, self.debug = config, reporter, debug
+    def __init__(
+        self,
+        config: Config,
+        overwrite: bool,
+        reporter: Reporter,
+        debug: bool,
+        job_id: str | None = None,
+    ) -> None:
+        self.config, self.debug = config, debug
         self.folder = RunFolder(config, overwrite)
+        self.board = Board(new_record(config.name, self.folder.path, job_id))
+        self.reporter = Reporters(reporter, self.board)
+        self.control = Control(config, self.reporter.info, self._stages_changed, self._stage_left)
+        self.board.requests = self.control.views
         self.steps = 0
+        self.samples = 0
         self.validation: dict[int, list[ExitResult]] = {}
         self._scores: list[ExitScore] = []
 
     def train(self) -> TrainedRun:
         """Does it all; on failure or Ctrl-C nothing half-written and no process is left."""
-        check_before(self.config)
         engine: Engine | None = None
+        post: Any = None
+        status, error = "failed", ""
         try:
+            check_before(self.config)
             engine = self._engine()
-            return self._train(engine)
-        except BaseException as error:
-            self._unfinished(error)
+            post = self._post(engine)
+            run = self._train(engine)
+            status = run.summary["status"]
+            return run
+        except BaseException as problem:
+            status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
+            error = "" if status == "interrupted" else str(problem)
+            self._unfinished(status, error)
             raise
         finally:
             self.reporter.close()
+            self.control.finish()
+            if post is not None:
+                post.close()
             if engine is not None:
                 engine.close()
+            self.board.update(status=status, error=error, ended_at=time.time())
 
     def _engine(self) -> Engine:
         if self.config.pipeline.engine == "local":
@@ -112,36 +148,106 @@ class Job:
         self.reporter.info("starting Ray")
         return RayEngine(self.config, self.debug)
 
+    def _post(self, engine: Engine) -> Any:
+        """Opens the job's mailbox, where there is a Ray to hold it."""
+        if self.config.pipeline.engine == "local":
+            return None
+        from scpl_ray.engine.cluster import own_address
+        from scpl_ray.jobs.post import Post
+
+        self.board.update(address=own_address())
+        card = dataclasses.asdict(self.board.record)
+        return Post(card, self.board.view, self._take, self.control.advance)
+
+    def _take(self, command: dict[str, Any]) -> None:
+        """Does what someone asks for; called by the mailbox's thread."""
+        if command["kind"] == "stop":
+            self.board.phase = "stopping"
+            self.reporter.info("stop: asked for by a command")
+            self.control.stop()
+            return
+        self.control.handle(request_of(command))
+
+    def _stages_changed(self) -> None:
+        self.reporter.changed(self._plan())
+
+    def _stage_left(self, spec: StageSpec, state: StageState) -> None:
+        save_left_stage(self.folder.path / LEFT, spec, state)
+
+    def _plan(self) -> Plan:
+        config, info, engine = self.config, self._ready.info, self._running
+        title = f"{config.method}, {config.model.factory or config.model.kind}, {info.name}"
+        stages = [*engine.specs, *engine.parked]
+        per_epoch = self._ready.steps_per_epoch
+        return Plan(
+            config.name, title, stages, config.train.epochs, per_epoch, len(engine.parked)
+        )
+
     def _train(self, engine: Engine) -> TrainedRun:
         config, report = self.config, self.reporter
+        initial = read_initial(config)
+        self.board.phase = "preparing data"
         report.info("preparing data")
-        ready = engine.prepare_data()
+        ready = engine.prepare_data(None if initial is None else initial.tokenizer)
+        self._ready, self._running = ready, engine
         info = ready.info
         if info.notice:
             report.notice(info.notice)
         sizes = ", ".join(f"{n:,} {split}" for split, n in info.sizes.items())
         report.info(f"data: {info.name}, {info.num_classes} classes, {sizes}")
-        model = build_model(config, info)
-        specs = plan_stages(config, partition(model.names, config.stages))
+        specs = plan_stages(config, partition(build_model(config, info).names, config.stages))
+        start = config.elastic.start_stages or len(specs)
+        first = plan_stages(config, [spec.layers for spec in specs[:start]])
         for warning in check_data(config, ready, len(specs)):
             report.notice(warning)
-        for line in engine.start(specs, make_vectors(config, info)):
+        taken = None if initial is None else initial.report(config, info, first)
+        if taken is not None:
+            report.info(f"from {taken['run']}: {', '.join(taken['taken'])}")
+            if taken["new"]:
+                report.notice(f"not in {taken['run']}, so new: {', '.join(taken['new'])}")
+        self.board.phase = "starting stages"
+        most = most_stages(start, planned_changes(config.elastic, ready.steps_per_epoch))
+        weights = None if initial is None else initial.weights()
+        vectors = make_vectors(config, info)
+        for line in engine.start(first, vectors, max(most, len(specs)), weights):
             report.info(line)
+        self.control.begin(engine, info, ready.steps_per_epoch, specs[start:])
+        if self.control.stopping:
+            raise RunError("stopped by a command before the first step; nothing was trained")
         self.folder.make()
-        name = config.model.factory or config.model.kind
-        title = f"{config.method}, {name}, {info.name}"
-        report.started(Plan(config.name, title, specs, config.train.epochs, ready.steps_per_epoch))
+        self.board.keep_log(self.folder.path / LOG)
+        report.started(self._plan())
         log = MetricsLog(self.folder.path, config.output.tensorboard)
         try:
             seconds = self._epochs(engine, ready, log)
-            selected = self._select(engine)
-            final = self._final(engine, ready, selected, log)
+            stopped = self.control.stopping
+            self.control.finish()
+            self.board.phase = "stopping" if stopped else "evaluating"
+            selected = self._select(engine, stopped)
+            final = {} if stopped else self._final(engine, ready, selected, log)
         finally:
             log.close()
+        stages, own = [*engine.specs, *engine.parked], self.control.config
         digests = save_checkpoint(
-            self.folder.path / CHECKPOINT, config, info, specs, engine.states(), engine.threads
+            self.folder.path / CHECKPOINT, own, info, stages, engine.states(), engine.threads
         )
-        summary = self._summary(ready, specs, seconds, selected, final, digests, engine.threads)
+        shutil.rmtree(self.folder.path / LEFT, ignore_errors=True)
+        changes = self.control.changes
+        outcome = Outcome(
+            "stopped" if stopped else "finished",
+            self.steps,
+            self.samples,
+            seconds,
+            selected,
+            final | {"validation": self.validation.get(selected, [])},
+            digests,
+            engine.threads,
+            changes.grown,
+            changes.shrunk,
+            changes.given_up,
+            taken,
+        )
+        summary = summarize(config, ready, stages, outcome)
         self.folder.write_summary(summary)
         return TrainedRun(self.folder.path, summary)
 
@@ -154,15 +260,18 @@ class Job:
             stash=config.select == "best" and ready.validation_batches > 0,
         )
         start = time.perf_counter()
-        for done in engine.run(work):
+        for done in engine.run(work, self.control.boundary):
+            self.control.done(done)
             if isinstance(done.work, schedule.Train):
                 self.steps += 1
+                self.samples += done.stats[0].samples
                 log.step(done.work.epoch, done)
                 self.reporter.step(done.work.epoch, done)
             elif isinstance(done.work, schedule.Evaluate):
                 self._scores += done.scores
                 if done.work.last:
                     self._evaluated(done.work, log)
+                    self.control.evaluated(done.work.epoch, self.validation[done.work.epoch])
             else:
                 engine.keep_stash(self._best_epoch())
         return time.perf_counter() - start
@@ -175,15 +284,20 @@ class Job:
         self.reporter.evaluated(work.split, work.epoch, exits)
         return exits
 
-    def _best_epoch(self) -> int:
-        """The epoch whose last exit was best on validation; the earliest among equals."""
-        return max(self.validation, key=lambda e: (self.validation[e][-1].accuracy, -e))
+    def _best_epoch(self) -> int | None:
+        """The epoch whose last exit was best on validation; the earliest among equals.
 
-    def _select(self, engine: Engine) -> int:
-        last = self.config.train.epochs - 1
-        if self.config.train.select == "last" or not self.validation:
-            return last
+        Of the epochs with the stages of now: before a change it was another network.
+        """
+        epochs = [e for e in self.validation if e >= self.control.changes.epoch]
+        rank = {e: (self.validation[e][-1].accuracy, -e) for e in epochs if self.validation[e]}
+        return max(rank, key=rank.__getitem__, default=None)
+
+    def _select(self, engine: Engine, stopped: bool) -> int:
+        last = max(0, self.steps - 1) // self._ready.steps_per_epoch
         best = self._best_epoch()
+        if stopped or self.config.train.select == "last" or best is None:
+            return last
         engine.keep_stash(best, restore=True)
         self.reporter.info(f"keeping the weights of epoch {best + 1} (best on validation)")
         return best
@@ -204,73 +318,21 @@ class Job:
                     results[split] = self._evaluated(done.work, log)
         return results
 
-    def _summary(
-        self,
-        ready: DataReady,
-        specs: list[StageSpec],
-        seconds: float,
-        selected: int,
-        final: dict[str, list[ExitResult]],
-        digests: list[str],
-        threads: int,
-    ) -> dict[str, Any]:
-        config, info = self.config, ready.info
-        by_split = {s: {e.stage: e for e in exits} for s, exits in final.items()}
-        by_split["validation"] = {e.stage: e for e in self.validation.get(selected, [])}
-        exits = []
-        for spec in specs:
-            if spec.with_exit:
-                row: dict[str, Any] = {"stage": spec.number}
-                for split in ("train", "validation", "test"):
-                    result = by_split.get(split, {}).get(spec.number)
-                    row[f"{split}_accuracy"] = None if result is None else result.accuracy
-                test = by_split.get("test", {}).get(spec.number)
-                exits.append({**row, "test_loss": None if test is None else test.loss})
-        trained = info.sizes["train"]
-        if config.train.drop_last:
-            trained = ready.steps_per_epoch * config.train.batch_size
-        return {
-            "name": config.name,
-            "status": "finished",
-            "method": config.method,
-            "engine": config.pipeline.engine,
-            "stages": [list(spec.layers) for spec in specs],
-            "steps": self.steps,
-            "epochs": config.train.epochs,
-            "selected_epoch": selected + 1,
-            "train_seconds": round(seconds, 3),
-            "samples_per_second": round(trained * config.train.epochs / seconds, 1),
-            "exits": exits,
-            "weights_sha256": digests,
-            "data": {
-                "name": info.name,
-                "requested": info.requested,
-                "source": info.source,
-                "notice": info.notice,
-                "classes": info.num_classes,
-                "train": info.sizes["train"],
-                "validation": info.sizes["validation"],
-                "test": info.sizes["test"],
-                "dropped": sum(ready.dropped.values()),
-                "train_evaluated": min(info.sizes["train"], config.evaluate.train_samples),
-            },
-            "seed": config.seed,
-            "threads_per_stage": threads,
-            "versions": versions(),
-        }
-
-    def _unfinished(self, error: BaseException) -> None:
+    def _unfinished(self, status: str, error: str) -> None:
         """Keeps what a run of some steps has measured, says how it ended; removes the rest."""
         if self.steps == 0:
             self.folder.remove()
             return
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        changes = self.control.changes
         self.folder.write_summary(
             {
                 "name": self.config.name,
                 "status": status,
-                "error": "" if status == "interrupted" else str(error),
+                "error": error,
                 "steps": self.steps,
+                "grown": changes.grown,
+                "shrunk": changes.shrunk,
+                "given_up": changes.given_up,
                 "versions": versions(),
             }
         )

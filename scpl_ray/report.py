@@ -22,7 +22,8 @@ class Plan:
     Attributes:
         name: the run's name.
         title: method, model and data in a few words.
-        stages: the stages with their layers.
+        stages: the stages with their layers, those that have left last.
+        parked: how many of the last have left: they only evaluate.
         epochs: number of epochs.
         steps_per_epoch: batches of an epoch.
     """
@@ -32,6 +33,12 @@ class Plan:
     stages: list[StageSpec]
     epochs: int
     steps_per_epoch: int
+    parked: int = 0
+
+    @property
+    def training(self) -> int:
+        """How many stages train."""
+        return len(self.stages) - self.parked
 
 
 class Reporter:
@@ -45,6 +52,9 @@ class Reporter:
 
     def started(self, plan: Plan) -> None:
         """Training begins."""
+
+    def changed(self, plan: Plan) -> None:
+        """Stages have joined or left."""
 
     def step(self, epoch: int, done: Done) -> None:
         """A step has passed all stages."""
@@ -81,21 +91,23 @@ class Recent:
         """Training samples per second over the window."""
         if len(self._window) < 2:
             return 0.0
-        span = self._window[-1][0] - self._window[0][0]
-        samples = sum(done.stats[0].samples for _, done in list(self._window)[1:])
+        window = list(self._window)
+        span = window[-1][0] - window[0][0]
+        samples = sum(done.stats[0].samples for _, done in window[1:])
         return samples / max(span, 1e-9)
 
     def eta_s(self) -> float:
         """Seconds to the end at the window's speed."""
-        if len(self._window) < 2:
+        window = list(self._window)
+        if len(window) < 2:
             return 0.0
-        span = self._window[-1][0] - self._window[0][0]
+        span = window[-1][0] - window[0][0]
         left = self.plan.epochs * self.plan.steps_per_epoch - self.steps
-        return left * span / (len(self._window) - 1)
+        return left * span / (len(window) - 1)
 
     def stage(self, number: int) -> StageRow:
-        """Figures of one stage (from 1) over the window."""
-        rows = [done.stats[number - 1] for _, done in self._window]
+        """Figures of one stage (from 1) over those of the window's steps that it trained on."""
+        rows = [s for _, done in list(self._window) for s in done.stats if s.stage == number]
         busy = sum(r.forward_s + r.update_s for r in rows)
         waiting = sum(r.waiting_s for r in rows)
         answered = [r for r in rows if r.correct is not None]
@@ -105,6 +117,7 @@ class Recent:
             accuracy=sum(r.correct or 0 for r in answered) / samples if samples else None,
             busy=busy / max(1e-9, busy + waiting),
             memory_mib=rows[-1].memory_mib if rows else 0.0,
+            steps=len(rows),
         )
 
 
@@ -117,12 +130,14 @@ class StageRow:
         accuracy: of the stage's exit on training batches, None without an exit.
         busy: share of time spent computing; the rest is waiting.
         memory_mib: memory of the stage's process, or of its GPU.
+        steps: of how many steps these are figures.
     """
 
     loss: float
     accuracy: float | None
     busy: float
     memory_mib: float
+    steps: int = 0
 
 
 class PlainReporter(Reporter):
@@ -156,6 +171,12 @@ class PlainReporter(Reporter):
         for spec in plan.stages:
             self._line(f"  stage {spec.number}: {', '.join(spec.layers)}")
 
+    def changed(self, plan: Plan) -> None:
+        """Prints the stages of now."""
+        assert self.recent is not None, "started() comes first"
+        self.recent.plan = plan
+        self._line("stages: " + _stage_list(plan))
+
     def step(self, epoch: int, done: Done) -> None:
         """Prints a progress line now and then."""
         assert self.recent is not None, "started() comes first"
@@ -166,8 +187,10 @@ class PlainReporter(Reporter):
         self._last = now
         plan, recent = self.recent.plan, self.recent
         stages = []
-        for spec in plan.stages:
+        for spec in plan.stages[: plan.training]:
             row = recent.stage(spec.number)
+            if not row.steps:
+                continue
             accuracy = "" if row.accuracy is None else f" acc {row.accuracy:.3f}"
             stages.append(f"[{spec.number}] loss {row.loss:.3f}{accuracy} busy {row.busy:.0%}")
         self._line(
@@ -180,3 +203,57 @@ class PlainReporter(Reporter):
         """Prints the accuracy of each exit."""
         scores = "  ".join(f"exit {e.stage} {e.accuracy:.3f}" for e in exits)
         self._line(f"epoch {epoch + 1} {split} accuracy: {scores}")
+
+
+class Reporters(Reporter):
+    """Several listeners as one.
+
+    Args:
+        listeners: they hear everything, in this order.
+    """
+
+    def __init__(self, *listeners: Reporter) -> None:
+        self.listeners = listeners
+
+    def notice(self, text: str) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.notice(text)
+
+    def info(self, text: str) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.info(text)
+
+    def started(self, plan: Plan) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.started(plan)
+
+    def changed(self, plan: Plan) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.changed(plan)
+
+    def step(self, epoch: int, done: Done) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.step(epoch, done)
+
+    def evaluated(self, split: str, epoch: int, exits: list[ExitResult]) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.evaluated(split, epoch, exits)
+
+    def close(self) -> None:
+        """Passes on."""
+        for listener in self.listeners:
+            listener.close()
+
+
+def _stage_list(plan: Plan) -> str:
+    names = [
+        f"{spec.number} ({', '.join(spec.layers)}{'' if i < plan.training else '; has left'})"
+        for i, spec in enumerate(plan.stages)
+    ]
+    return "  ".join(names)

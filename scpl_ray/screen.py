@@ -51,6 +51,12 @@ class LiveReporter(Reporter):
         self._live = Live(self.render(), console=self.console, auto_refresh=False)
         self._live.start()
 
+    def changed(self, plan: Plan) -> None:
+        """Shows the stages of now."""
+        assert self.recent is not None, "started() comes first"
+        self.recent.plan = plan
+        self._draw()
+
     def step(self, epoch: int, done: Done) -> None:
         """Redraws at most four times a second."""
         assert self.recent is not None, "started() comes first"
@@ -87,9 +93,13 @@ class LiveReporter(Reporter):
         table.add_column("layers", overflow="ellipsis", max_width=26, no_wrap=True)
         for name in ("loss", "exit acc", "valid", "busy", "wait", "MiB"):
             table.add_column(name, justify="right", no_wrap=True)
-        for spec in plan.stages:
+        for position, spec in enumerate(plan.stages):
             row = recent.stage(spec.number)
             valid = self.validation.get(spec.number)
+            if position >= plan.training or not row.steps:
+                what = "joins" if position < plan.training else "left"
+                table.add_row(str(spec.number), _span(spec.layers), what, "-", _percent(valid))
+                continue
             table.add_row(
                 str(spec.number),
                 _span(spec.layers),

@@ -46,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class StageStats:
-    """What a stage reports of one training step; times in seconds."""
+    """What a stage reports of one training step; times in seconds, `finished_at` since 1970."""
 
     stage: int
     step: int
@@ -62,6 +62,7 @@ class StageStats:
     memory_mib: float = 0.0
     waiting_s: float = 0.0
     shapes: str = ""
+    finished_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class Stage:
             forward_s=pending.forward_s,
             update_s=time.perf_counter() - start,
             shapes=pending.shapes,
+            finished_at=time.time(),
         )
 
     def _learn(self, total: Tensor, lr: float) -> None:
@@ -212,6 +214,10 @@ class Stage:
         correct = int((logits.argmax(1) == labels).sum())
         return output, ExitScore(self.spec.number, correct, len(labels), float(loss))
 
+    def begin(self, step: int) -> None:
+        """Makes `step` the next one: the stage joins a run that is under way."""
+        self.next_step, self._pending = step, None
+
     def stash(self, epoch: int) -> None:
         """Keeps a copy of the weights at the end of an epoch."""
         self._stash[epoch] = {k: v.clone() for k, v in self.module.named_state().items()}
@@ -240,3 +246,21 @@ class Stage:
             for key, value in values.items()
             if isinstance(value, Tensor)
         }
+
+    @torch.no_grad()
+    def load_state(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Takes over weights, and an optimizer's tensors as `optimizer_state` gives them.
+
+        Raises:
+            KeyError: a weight is missing, or the optimizer's state is of another parameter.
+            ValueError: a shape differs.
+        """
+        self.module.load_named(weights)
+        if self.optimizer is None:
+            return
+        params = self.module.named_trainable()
+        self.optimizer.state.clear()
+        for name, tensor in optimizer.items():
+            param_name, key = name.rsplit("/", 1)
+            param = params[param_name]
+            self.optimizer.state[param][key] = tensor.to(param.device, copy=True)

@@ -1,1 +1,6 @@
-"""Engines: who runs the stages, and where."""
+"""How work gets done: in this process, or streamed through Ray actors."""
+
+import time
+
+LOADED_AT = time.time()
+"""When this process began to import what a stage needs, in seconds since 1970."""

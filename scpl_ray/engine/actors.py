@@ -1,11 +1,11 @@
-"""The two kinds of actors: one that makes batches, one that holds a stage."""
+"""The kinds of actors: one makes batches, one holds a stage, one holds stages that have left."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psutil
 import ray
@@ -13,6 +13,7 @@ import torch
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import Batch, DataInfo
+from scpl_ray.engine import LOADED_AT
 from scpl_ray.engine.base import DataReady, StageState
 from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process, stage_state
 from scpl_ray.engine.data import fetch, load_data
@@ -21,7 +22,7 @@ from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
 from scpl_ray.schedule import Evaluate, Train
-from scpl_ray.stage import ExitScore, StageStats
+from scpl_ray.stage import ExitScore, Stage, StageStats
 from scpl_ray.stage_module import StageSpec
 
 
@@ -36,14 +37,33 @@ class DataActor:
         torch.set_num_threads(1)
         self.config = config
 
-    def prepare(self) -> DataReady:
+    def prepare(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data."""
-        self.loader, ready = load_data(self.config)
+        self.loader, ready = load_data(self.config, tokenizer)
         return ready
 
     def batch(self, work: Train | Evaluate) -> Batch:
         """Makes one batch."""
         return fetch(self.loader, work)
+
+
+@dataclass(frozen=True)
+class Started:
+    """When a stage's process was where, in seconds since 1970.
+
+    Attributes:
+        pid: the process.
+        process_at: it was made; Ray may have made it ahead.
+        imports_at: the first import of ours began.
+        init_at: imports were done.
+        built_at: the layers were on their device.
+    """
+
+    pid: int
+    process_at: float
+    imports_at: float
+    init_at: float
+    built_at: float
 
 
 class StageActor:
@@ -57,6 +77,7 @@ class StageActor:
     """
 
     def __init__(self, spec: StageSpec, config: Config, threads: int, paths: list[str]) -> None:
+        self.init_at = time.time()
         _extend_path(paths)
         keep_freed_memory()
         prepare_process(config, threads)
@@ -72,18 +93,27 @@ class StageActor:
         total_steps: int,
         steps_per_epoch: int,
         device: str,
-        vectors: WordVectors | None,
-    ) -> int:
-        """Builds the stage on its device; returns the process id."""
+        vectors: WordVectors | None = None,
+        weights: bytes | None = None,
+        state: StageState | None = None,
+    ) -> Started:
+        """Builds the stage on its device; for the arguments see `build_stage`."""
+        totals = (total_steps, steps_per_epoch)
         try:
             self.stage = build_stage(
-                self.spec, self.config, info, total_steps, steps_per_epoch, device, vectors
+                self.spec, self.config, info, *totals, device, vectors, weights, state
             )
         except ScplRayError:
             raise
         except Exception as error:
             raise stage_error(self.spec.number, Train(-1, -1), None, error) from None
-        return os.getpid()
+        made = self.process.create_time()
+        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time())
+
+    def begin(self, step: int) -> None:
+        """Joins a run that is under way at `step`."""
+        self.stage.begin(step)
+        self.waiting_s, self.idle_since = 0.0, time.perf_counter()
 
     def forward(self, work: Train, packet: Packet | Batch) -> Packet:
         """Computes the output of one training batch; it leaves before the update begins."""
@@ -156,3 +186,56 @@ class StageActor:
         if self.stage.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         return self.process.memory_info().rss / 2**20
+
+
+class ParkedActor:
+    """Holds the stages that have left: they evaluate what the last training stage hands on.
+
+    Holds no device and no reserved core: its stages compute on the CPU.
+
+    Args:
+        config: the run's config.
+        threads: CPU threads, equal in all stages.
+        paths: entries of the driver's module path.
+    """
+
+    def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
+        _extend_path(paths)
+        prepare_process(config, threads)
+        self.stages: list[Stage] = []
+        self.aside: dict[int, Stage] = {}
+
+    def add(
+        self,
+        spec: StageSpec,
+        config: Config,
+        info: DataInfo,
+        totals: tuple[int, int],
+        state: StageState,
+    ) -> StageState:
+        """Takes a stage in, before those that have left earlier; returns its state."""
+        stage = build_stage(spec, config, info, *totals, "cpu", state=state)
+        self.stages.insert(0, stage)
+        return state
+
+    def state(self, number: int) -> StageState:
+        """Serialises one stage."""
+        return stage_state(next(s for s in self.stages if s.spec.number == number))
+
+    def set_aside(self, number: int) -> None:
+        """Passes the first stage by: it trains again elsewhere."""
+        self.aside[number] = self.stages.pop(0)
+        assert self.aside[number].spec.number == number
+
+    def take_back(self, number: int) -> None:
+        """Puts a stage in its place again: it failed elsewhere."""
+        self.stages.insert(0, self.aside.pop(number))
+
+    def evaluate(self, packet: Packet) -> list[ExitScore]:
+        """Scores one batch with all stages, one after another."""
+        activation, labels = unpack(packet, torch.device("cpu"))
+        scores = []
+        for stage in self.stages:
+            activation, score = stage.evaluate(activation, labels)
+            scores.append(score)
+        return scores

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
+from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Work
 from scpl_ray.stage import ExitScore, StageStats
 from scpl_ray.stage_module import StageSpec
@@ -14,11 +17,33 @@ from scpl_ray.stage_module import StageSpec
 
 @dataclass(frozen=True)
 class Done:
-    """One piece of work that has passed all stages, with what each stage reported."""
+    """One piece of work that has passed all stages, with what each stage reported.
+
+    Attributes:
+        work: what was done.
+        stats: of each stage, for a training step.
+        scores: of each stage, those that have left too, for an evaluated batch.
+        lost: stages that joined lately, failed at this work and were taken out, with the reason.
+    """
 
     work: Work
     stats: tuple[StageStats, ...] = ()
     scores: tuple[ExitScore, ...] = ()
+    lost: tuple[tuple[StageSpec, ScplRayError], ...] = ()
+
+
+class Go(Enum):
+    """Whether the next piece of work may be sent: what a boundary answers."""
+
+    ON = "on"
+    WAIT = "wait"
+    STOP = "stop"
+
+
+Boundary = Callable[[Work], Go]
+
+# A stage that fails within so many batches after it joined is taken out; later failures end the run.
+PROBATION_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -52,19 +77,102 @@ class StageState:
     next_step: int
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Resources of a stage that is to join; None: what the other stages hold."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage that is to join has come.
+
+    Attributes:
+        state: "pending" (no resources yet), "starting", "ready" or "failed".
+        text: for people: what it waits for, or why it failed.
+        seconds: what its start was made of, once it is ready.
+    """
+
+    state: str
+    text: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Candidate(Protocol):
+    """A stage that starts beside a running pipeline."""
+
+    spec: StageSpec
+
+    def poll(self) -> Progress:
+        """Looks, without waiting."""
+
+    def cancel(self) -> None:
+        """Ends it and gives its resources back."""
+
+
 class Engine(Protocol):
-    """Runs stages over work. Used in the order of the methods."""
+    """Runs stages over work. Used in the order of the methods.
+
+    Attributes:
+        threads: CPU threads of each stage.
+        specs: the stages that train, in order.
+        parked: the stages that have left: they only evaluate, after the others.
+    """
 
     threads: int
+    specs: list[StageSpec]
+    parked: list[StageSpec]
 
-    def prepare_data(self) -> DataReady:
-        """Loads the data where the batches will be made."""
+    def prepare_data(self, tokenizer: str | None = None) -> DataReady:
+        """Loads the data where the batches will be made; with a tokenizer's JSON, by that one."""
 
-    def start(self, specs: list[StageSpec], vectors: tuple | None) -> list[str]:
-        """Builds all stages; returns one line per placement decision worth saying."""
+    def start(
+        self,
+        specs: list[StageSpec],
+        vectors: tuple | None,
+        planned: int | None = None,
+        weights: bytes | None = None,
+    ) -> list[str]:
+        """Builds all stages.
 
-    def run(self, work: Iterable[Work]) -> Iterator[Done]:
-        """Streams work through the stages and yields results in the order of the work."""
+        Args:
+            specs: the stages to start with.
+            vectors: word vectors for the embedding.
+            planned: how many stages there will be at most, where more are planned.
+            weights: tensors by global name (safetensors) to start from, where they are there.
+
+        Returns:
+            One line per decision worth saying.
+        """
+
+    def run(self, work: Iterable[Work], boundary: Boundary | None = None) -> Iterator[Done]:
+        """Streams work through the stages and yields results in the order of the work.
+
+        Args:
+            work: what to do.
+            boundary: asked before each piece of work is sent; stages join and leave in there.
+        """
+
+    def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> Candidate:
+        """Starts a stage that is to join; returns at once. A parked one comes back as it was."""
+
+    def join(self, candidate: Candidate, step: int) -> None:
+        """Lets batches flow through a ready candidate, from `step` on."""
+
+    def leave(self, config: Config) -> StageSpec:
+        """Takes the last stage out of training; it goes on to evaluate.
+
+        Args:
+            config: the config of now, with the layers that joined.
+        """
+
+    def left(self) -> list[tuple[StageSpec, StageState]]:
+        """The states of stages that have left since the last call, once they can be had."""
+
+    def can_get(self, ask: Ask) -> str:
+        """Empty if a stage could have a place now or later, else why not."""
 
     def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
         """Forgets the stashes but one; with `restore`, goes back to it."""

@@ -7,7 +7,7 @@ import os
 import sys
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
@@ -49,12 +49,32 @@ def build_stage(
     total_steps: int,
     steps_per_epoch: int,
     device: str,
-    vectors: WordVectors | None,
+    vectors: WordVectors | None = None,
+    weights: bytes | None = None,
+    state: StageState | None = None,
 ) -> Stage:
-    """Builds the layers, heads and optimizer of one stage on its device."""
+    """Builds the layers, heads and optimizer of one stage on its device.
+
+    Args:
+        spec: which layers.
+        config: the run's config.
+        info: what the layers must fit.
+        total_steps: training steps of the run.
+        steps_per_epoch: training steps of an epoch.
+        device: "cpu" or "cuda".
+        vectors: word vectors for the embedding.
+        weights: tensors by global name (safetensors); those of this stage's names replace its own.
+        state: a stage's whole state, optimizer too, to go on from.
+    """
     model = build_model(config, info, vectors)
     run = Run(config, info.num_classes, total_steps, steps_per_epoch)
-    return Stage(spec, model, run, torch.device(device))
+    stage = Stage(spec, model, run, torch.device(device))
+    if weights is not None:
+        stage.module.load_named(stage.module.named_state() | load(weights))
+    if state is not None:
+        stage.load_state(load(state.weights), load(state.optimizer))
+        stage.begin(state.next_step)
+    return stage
 
 
 def stage_state(stage: Stage) -> StageState:

@@ -56,6 +56,17 @@ def connect(config: Config, debug: bool = False) -> bool:
     return True
 
 
+def is_private(config: Config) -> bool:
+    """Whether the Ray of a config is this run's own, so that no node can join it."""
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    return not address or address == "local"
+
+
+def own_address() -> str:
+    """Where others on this machine reach the Ray of this process."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def disconnect() -> None:
     """Leaves Ray; a local instance ends with it."""
     ray.shutdown()

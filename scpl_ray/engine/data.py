@@ -9,14 +9,15 @@ from scpl_ray.engine.base import DataReady
 from scpl_ray.schedule import Evaluate, Stash, Train
 
 
-def load_data(config: Config) -> tuple[BatchLoader, DataReady]:
-    """Prepares the data of a config."""
+def load_data(config: Config, tokenizer: str | None = None) -> tuple[BatchLoader, DataReady]:
+    """Prepares the data of a config; with a tokenizer's JSON, by that one."""
     loader = BatchLoader.prepare(
         config.data,
         config.seed,
         config.train.batch_size,
         config.evaluate.batch_size,
         config.train.drop_last,
+        tokenizer,
     )
     ready = DataReady(
         loader.info,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,16 +12,43 @@ from torch import Tensor
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
-from scpl_ray.engine.base import DataReady, Done, StageState
+from scpl_ray.engine.base import (
+    PROBATION_STEPS,
+    Ask,
+    Boundary,
+    Candidate,
+    DataReady,
+    Done,
+    Go,
+    Progress,
+    StageState,
+)
 from scpl_ray.engine.build import build_stage, prepare_process, stage_state
 from scpl_ray.engine.data import fetch, load_data
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.placement import threads_per_stage
-from scpl_ray.errors import NonFiniteLossError
+from scpl_ray.errors import ScplRayError
 from scpl_ray.models.activation import from_batch
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Stage
 from scpl_ray.stage_module import StageSpec
+
+
+@dataclass
+class LocalCandidate:
+    """A stage that is built at once."""
+
+    spec: StageSpec
+    stage: Stage | None
+    progress: Progress
+
+    def poll(self) -> Progress:
+        """Ready, or failed, from the beginning."""
+        return self.progress
+
+    def cancel(self) -> None:
+        """Forgets the stage."""
+        self.stage = None
 
 
 class LocalEngine:
@@ -33,31 +62,63 @@ class LocalEngine:
         self.config = config
         self.threads = 1
         self.stages: list[Stage] = []
+        self.away: list[Stage] = []
+        self._probation: dict[int, int] = {}
+        self._aside: dict[int, Stage] = {}
+        self._left: list[Stage] = []
+        self._weights: bytes | None = None
         self._threads_before = torch.get_num_threads()
         self._rng_before = torch.random.get_rng_state()
 
-    def prepare_data(self) -> DataReady:
+    @property
+    def specs(self) -> list[StageSpec]:
+        """The stages that train, in order."""
+        return [stage.spec for stage in self.stages]
+
+    @property
+    def parked(self) -> list[StageSpec]:
+        """The stages that have left and only evaluate."""
+        return [stage.spec for stage in self.away]
+
+    def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data in this process."""
-        self.loader, self.ready = load_data(self.config)
+        self.loader, self.ready = load_data(self.config, tokenizer)
         return self.ready
 
-    def start(self, specs: list[StageSpec], vectors: WordVectors | None) -> list[str]:
-        """Builds all stages in this process."""
-        self.threads = threads_per_stage(self.config, len(specs))
+    def start(
+        self,
+        specs: list[StageSpec],
+        vectors: WordVectors | None,
+        planned: int | None = None,
+        weights: bytes | None = None,
+    ) -> list[str]:
+        """Builds the first stages in this process; see `Engine.start`."""
+        self.threads = threads_per_stage(self.config, max(len(specs), planned or 0))
         prepare_process(self.config, self.threads)
         cuda = self.config.resources.device != "cpu" and torch.cuda.is_available()
-        device = "cuda" if cuda else "cpu"
-        per_epoch = self.ready.steps_per_epoch
-        total = per_epoch * self.config.train.epochs
-        self.stages = [
-            build_stage(spec, self.config, self.ready.info, total, per_epoch, device, vectors)
-            for spec in specs
+        self._device = "cuda" if cuda else "cpu"
+        self._vectors, self._weights = vectors, weights
+        self.stages = [self._build(spec, self.config) for spec in specs]
+        return [
+            f"local engine: {len(specs)} stages in this process, one after another, {self._device}"
         ]
-        return [f"local engine: {len(specs)} stages in this process, one after another, {device}"]
 
-    def run(self, work: Iterable[schedule.Work]) -> Iterator[Done]:
+    def _build(self, spec: StageSpec, config: Config, state: StageState | None = None) -> Stage:
+        per_epoch = self.ready.steps_per_epoch
+        total = per_epoch * config.train.epochs
+        device, vectors = self._device, self._vectors
+        return build_stage(
+            spec, config, self.ready.info, total, per_epoch, device, vectors, self._weights, state
+        )
+
+    def run(
+        self, work: Iterable[schedule.Work], boundary: Boundary | None = None
+    ) -> Iterator[Done]:
         """Does each piece of work with all stages before the next."""
         for item in work:
+            while boundary is not None and (go := boundary(item)) is not Go.ON:
+                if go is Go.STOP:
+                    return
             if isinstance(item, schedule.Stash):
                 for stage in self.stages:
                     stage.stash(item.epoch)
@@ -67,22 +128,75 @@ class LocalEngine:
 
     def _one(self, item: schedule.Train | schedule.Evaluate) -> Done:
         activation, labels = from_batch(fetch(self.loader, item))
+        training = isinstance(item, schedule.Train)
         stats, scores = [], []
-        for stage in self.stages:
+        for stage in self.stages if training else [*self.stages, *self.away]:
             own = activation.map(partial(_copy_to, stage.device))
             there = labels.to(stage.device)
+            number = stage.spec.number
             try:
                 if isinstance(item, schedule.Train):
                     activation = stage.forward(item.step, own, there)
                     stats.append(stage.update(item.step))
+                    self._probation[number] = self._probation.get(number, 0) - 1
                 else:
                     activation, score = stage.evaluate(own, there)
                     scores.append(score)
-            except NonFiniteLossError:
-                raise
             except Exception as error:
-                raise stage_error(stage.spec.number, item, own, error) from error
+                known = isinstance(error, ScplRayError)
+                failure = error if known else stage_error(number, item, own, error)
+                if self._probation.get(number, 0) <= 0:
+                    raise failure from None if known else error
+                assert isinstance(failure, ScplRayError)
+                lost = tuple((spec, failure) for spec in self._lose(number))
+                return Done(item, tuple(stats), tuple(scores), lost)
         return Done(item, tuple(stats), tuple(scores))
+
+    def _lose(self, number: int) -> list[StageSpec]:
+        lost = [s for s in self.stages if s.spec.number >= number]
+        self.stages = [s for s in self.stages if s.spec.number < number]
+        self.away = [self._aside[s.spec.number] for s in lost if s.spec.number in self._aside] + (
+            self.away
+        )
+        return [stage.spec for stage in lost]
+
+    def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> LocalCandidate:
+        """Builds a stage that is to join; a parked one goes on from its state."""
+        begun = time.time()
+        parked = next((s for s in self.away if s.spec == spec), None)
+        try:
+            stage = self._build(spec, config, None if parked is None else stage_state(parked))
+        except Exception as error:
+            return LocalCandidate(spec, None, Progress("failed", str(error)))
+        seconds = {"build": time.time() - begun}
+        return LocalCandidate(spec, stage, Progress("ready", seconds=seconds))
+
+    def join(self, candidate: Candidate, step: int) -> None:
+        """Lets batches flow through a candidate, from `step` on."""
+        assert isinstance(candidate, LocalCandidate) and candidate.stage is not None
+        number = candidate.spec.number
+        candidate.stage.begin(step)
+        self.stages.append(candidate.stage)
+        self._probation[number] = PROBATION_STEPS
+        if candidate.spec in self.parked:
+            self._aside[number] = self.away.pop(0)
+
+    def leave(self, config: Config) -> StageSpec:
+        """Takes the last stage out of training; it goes on to evaluate."""
+        stage = self.stages.pop()
+        self._aside.pop(stage.spec.number, None)
+        self.away.insert(0, stage)
+        self._left.append(stage)
+        return stage.spec
+
+    def left(self) -> list[tuple[StageSpec, StageState]]:
+        """The states of stages that have left since the last call."""
+        left, self._left = self._left, []
+        return [(stage.spec, stage_state(stage)) for stage in left]
+
+    def can_get(self, ask: Ask) -> str:
+        """This process has room for every stage."""
+        return ""
 
     def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
         """Forgets the stashes but one; with `restore`, goes back to it."""
@@ -90,12 +204,12 @@ class LocalEngine:
             stage.keep_stash(epoch, restore)
 
     def states(self) -> Iterator[StageState]:
-        """Yields the state of each stage."""
-        yield from map(stage_state, self.stages)
+        """Yields the state of each stage, those that have left last."""
+        yield from map(stage_state, [*self.stages, *self.away])
 
     def close(self) -> None:
         """Gives the process's threads and random state back as they were."""
-        self.stages = []
+        self.stages, self.away = [], []
         torch.set_num_threads(self._threads_before)
         torch.random.set_rng_state(self._rng_before)
 

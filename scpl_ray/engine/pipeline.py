@@ -11,39 +11,45 @@ it is read. At most `in_flight` batches are under way; the oldest must end befor
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.engine import cluster
-from scpl_ray.engine.actors import DataActor, StageActor
-from scpl_ray.engine.base import DataReady, Done, StageState
-from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
-from scpl_ray.errors import (
-    PipelineTimeoutError,
-    ResourceError,
-    RunError,
-    ScplRayError,
-    StageError,
+from scpl_ray.engine.actors import DataActor
+from scpl_ray.engine.base import (
+    Ask,
+    Boundary,
+    Candidate,
+    DataReady,
+    Done,
+    Go,
+    StageState,
 )
+from scpl_ray.engine.members import BuildArgs, Member, Members, RayCandidate, remote
+from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
+from scpl_ray.engine.wording import first_cause, late, worded
+from scpl_ray.errors import PipelineTimeoutError, ResourceError, ScplRayError
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage_module import StageSpec
+
+_LOOK_AGAIN_S = 0.02
 
 
 @dataclass
 class _Flying:
     work: schedule.Work
     batch: Any = None
-    answers: list[Any] = field(default_factory=list)
+    answers: list[tuple[int, Any]] = field(default_factory=list)
+    lost: list[tuple[StageSpec, ScplRayError]] = field(default_factory=list)
 
 
 class RayEngine:
@@ -56,45 +62,64 @@ class RayEngine:
 
     def __init__(self, config: Config, debug: bool = False) -> None:
         self.config = config
-        self.threads = 1
-        self.stages: list[Any] = []
         self._shapes: dict[int, str] = {}
         self._owns_ray = cluster.connect(config, debug)
-        self._data = self._actor(DataActor, num_cpus=0).remote(config)
+        private = cluster.is_private(config)
+        self.members = Members(config, private)
+        # Beside this process, where the files are that the config names.
+        here = ray.get_runtime_context().get_node_id()
+        near = NodeAffinitySchedulingStrategy(here, soft=True)
+        self._data = remote(DataActor, num_cpus=0, scheduling_strategy=near).remote(config)
+        self._flying: deque[_Flying] = deque()
 
-    def _actor(self, kind: type, **resources: float) -> Any:
-        # No retries: a method that ran twice, or in another order, would train a batch twice.
-        return ray.remote(kind).options(max_restarts=0, max_task_retries=0, **resources)
+    @property
+    def threads(self) -> int:
+        """CPU threads of each stage."""
+        return self.members.threads
 
-    def prepare_data(self) -> DataReady:
+    @property
+    def specs(self) -> list[StageSpec]:
+        """The stages that train, in order."""
+        return [member.spec for member in self.members.live]
+
+    @property
+    def parked(self) -> list[StageSpec]:
+        """The stages that have left and only evaluate."""
+        return self.members.parked
+
+    def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data in the data actor."""
         limit = self.config.pipeline.prepare_timeout_s
         self.ready: DataReady = self._get(
-            self._data.prepare.remote(), "the data process", "prepare_timeout_s", limit
+            self._data.prepare.remote(tokenizer), "the data process", "prepare_timeout_s", limit
         )
         return self.ready
 
-    def start(self, specs: list[StageSpec], vectors: WordVectors | None) -> list[str]:
-        """Places and builds all stages at once.
+    def start(
+        self,
+        specs: list[StageSpec],
+        vectors: WordVectors | None,
+        planned: int | None = None,
+        weights: bytes | None = None,
+    ) -> list[str]:
+        """Places and builds the first stages at once; see `Engine.start`.
 
         Raises:
             ResourceError: the cluster does not give the resources in time.
         """
         config, ready = self.config, self.ready
-        total = ray.cluster_resources()
-        placement = place(config, len(specs), total)
-        self.threads = threads_per_stage(config, len(specs))
-        paths = [str(Path.cwd()), *[p for p in sys.path if p]]
-        make = self._actor(StageActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
-        self.stages = [make.remote(spec, config, self.threads, paths) for spec in specs]
-        shared = ray.put(vectors) if vectors is not None else None
-        steps = ready.steps_per_epoch * config.train.epochs
-        built = [
-            stage.build.remote(ready.info, steps, ready.steps_per_epoch, placement.device, shared)
-            for stage in self.stages
-        ]
+        most = max(len(specs), planned or 0)
+        placement = place(config, most, ray.cluster_resources())
+        args = BuildArgs(
+            ready.info,
+            ready.steps_per_epoch * config.train.epochs,
+            ready.steps_per_epoch,
+            None if vectors is None else ray.put(vectors),
+            None if weights is None else ray.put(weights),
+        )
+        built = self.members.start(specs, placement, threads_per_stage(config, most), args)
         self._wait_built(built, placement)
-        self.pids: list[int] = [self._get(ref, f"stage {i}") for i, ref in enumerate(built, 1)]
+        self.pids = [self._get(ref, f"stage {i}").pid for i, ref in enumerate(built, 1)]
         return [placement.line]
 
     def _wait_built(self, built: list[Any], placement: Placement) -> None:
@@ -110,14 +135,26 @@ class RayEngine:
             "or raise the timeout"
         )
 
-    def run(self, work: Iterable[schedule.Work]) -> Iterator[Done]:
+    def run(
+        self, work: Iterable[schedule.Work], boundary: Boundary | None = None
+    ) -> Iterator[Done]:
         """Keeps the window full and yields results in order."""
-        flying: deque[_Flying] = deque()
+        flying = self._flying
         for item, batch in self._with_batches(work):
             while len(flying) >= self.config.pipeline.in_flight:
                 yield self._finish(flying.popleft())
-            flying.append(self._submit(item, batch))
-            del batch
+            while boundary is not None and (go := boundary(item)) is not Go.ON:
+                if go is Go.STOP:
+                    break
+                if flying:
+                    yield self._finish(flying.popleft())
+                else:
+                    time.sleep(_LOOK_AGAIN_S)
+            else:
+                flying.append(self._submit(item, batch))
+                del batch
+                continue
+            break
         while flying:
             yield self._finish(flying.popleft())
 
@@ -135,66 +172,71 @@ class RayEngine:
 
     def _submit(self, item: schedule.Work, batch: Any) -> _Flying:
         flying, packet = _Flying(item, batch), batch
-        *inner, last = self.stages
-        if isinstance(item, schedule.Train):
-            for stage in inner:
-                packet = stage.forward.remote(item, packet)
-                flying.answers.append(stage.update.remote(item))
-            flying.answers.append(last.train.remote(item, packet))
-        elif isinstance(item, schedule.Evaluate):
-            for stage in self.stages:
-                packet, score = stage.evaluate.remote(packet, stage is last)
-                flying.answers.append(score)
-        else:
-            flying.answers = [stage.stash.remote(item.epoch) for stage in self.stages]
+        stages = self.members.live
+        for member in stages:
+            number, actor, last = member.spec.number, member.actor, member is stages[-1]
+            if isinstance(item, schedule.Stash):
+                flying.answers.append((number, actor.stash.remote(item.epoch)))
+            elif isinstance(item, schedule.Evaluate):
+                packet, score = actor.evaluate.remote(packet, last and not self.parked)
+                flying.answers.append((number, score))
+            elif last:
+                flying.answers.append((number, actor.train.remote(item, packet)))
+            else:
+                packet = actor.forward.remote(item, packet)
+                flying.answers.append((number, actor.update.remote(item)))
+        if isinstance(item, schedule.Evaluate) and self.parked:
+            scores = self.members.parked_actor.evaluate.remote(packet)
+            flying.answers.append((self.parked[0].number, scores))
         return flying
 
     def _finish(self, flying: _Flying) -> Done:
         limit = self.config.pipeline.step_timeout_s
-        ready, _ = ray.wait(flying.answers, num_returns=len(flying.answers), timeout=limit)
-        arrived = set(ready)
+        refs = [ref for _, ref in flying.answers]
+        arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
         results = []
-        for number, ref in enumerate(flying.answers, 1):
-            if ref not in arrived:
-                self._explain_late(flying, number, limit)
+        for number, ref in list(flying.answers):
             try:
-                results.append(ray.get(ref))
-            except Exception as error:
-                raise self._failure(flying, number, error) from None
-        if isinstance(flying.work, schedule.Train):
+                if ref not in arrived:
+                    raise late(flying.work, flying.batch, number, self._shapes.get(number), limit)
+                results.append(self._answer(flying, number, ref))
+            except ScplRayError as error:
+                if not self._lose(flying, number, error):
+                    raise
+                break
+        work, lost = flying.work, tuple(flying.lost)
+        if isinstance(work, schedule.Train):
             self._shapes = {s.stage: s.shapes for s in results}
-            return Done(flying.work, stats=tuple(results))
-        if isinstance(flying.work, schedule.Evaluate):
-            return Done(flying.work, scores=tuple(results))
-        return Done(flying.work)
+            return Done(work, stats=tuple(results), lost=lost)
+        if isinstance(work, schedule.Evaluate):
+            scores = [s for r in results for s in (r if isinstance(r, list) else [r])]
+            return Done(work, scores=tuple(scores), lost=lost)
+        return Done(work, lost=lost)
 
-    def _explain_late(self, flying: _Flying, number: int, limit: float) -> None:
-        if flying.batch is not None and not ray.wait([flying.batch], timeout=0)[0]:
-            raise PipelineTimeoutError(
-                f"the data process did not deliver {flying.work} within "
-                f"pipeline.step_timeout_s = {limit:g} s; raise it if the data is that slow"
-            )
-        raise PipelineTimeoutError(
-            f"stage {number} did not finish {flying.work} within pipeline.step_timeout_s = "
-            f"{limit:g} s (its last input: {self._shapes.get(number, 'none yet')}); it hangs or is "
-            "that slow: raise the timeout, or try pipeline.engine=local"
-        )
+    def _answer(self, flying: _Flying, number: int, ref: Any) -> Any:
+        try:
+            result = ray.get(ref)
+        except Exception as error:
+            raise first_cause(
+                flying.work, flying.batch, number, self._shapes.get(number, ""), error
+            ) from None
+        member = self._member(number)
+        if member is not None and isinstance(flying.work, schedule.Train):
+            member.finished += 1
+        return result
 
-    def _failure(self, flying: _Flying, number: int, error: Exception) -> ScplRayError:
-        """Finds the first cause: the data process, or the earliest stage that failed."""
-        if flying.batch is not None:
-            try:
-                ray.get(flying.batch, timeout=1)
-            except GetTimeoutError:
-                pass
-            except Exception as of_data:
-                return _worded(of_data, "the data process")
-        work = flying.work
-        step = work.step if isinstance(work, schedule.Train) else -1
-        if isinstance(error, RayActorError):
-            cause = f"its process ended unexpectedly ({_first_line(error)})"
-            return StageError(number, step, self._shapes.get(number, ""), cause, str(error))
-        return _worded(error, f"stage {number}")
+    def _member(self, number: int) -> Member | None:
+        return next((m for m in self.members.live if m.spec.number == number), None)
+
+    def _lose(self, flying: _Flying, number: int, error: ScplRayError) -> bool:
+        """Takes out a stage that joined lately and failed; the others never depended on it."""
+        member = self._member(number)
+        if member is None or not member.on_probation:
+            return False
+        flying.lost += [(spec, error) for spec in self.members.lose(number)]
+        for other in self._flying:
+            other.answers = [(n, ref) for n, ref in other.answers if n < number]
+        return True
 
     def _get(
         self, ref: Any, who: str, key: str = "step_timeout_s", limit: float | None = None
@@ -208,17 +250,42 @@ class RayEngine:
                 "slow: raise the timeout"
             ) from None
         except (RayTaskError, RayActorError) as error:
-            raise _worded(error, who) from None
+            raise worded(error, who) from None
+
+    def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> RayCandidate:
+        """Starts a stage that is to join; see `Engine.prepare`."""
+        return self.members.prepare(spec, config, ask)
+
+    def join(self, candidate: Candidate, step: int) -> None:
+        """Lets batches flow through a ready candidate, from `step` on."""
+        assert isinstance(candidate, RayCandidate)
+        self.members.join(candidate, step)
+
+    def leave(self, config: Config) -> StageSpec:
+        """Takes the last stage out of training."""
+        return self.members.leave(config)
+
+    def left(self) -> list[tuple[StageSpec, StageState]]:
+        """The states of stages that have left since the last call."""
+        return self.members.left()
+
+    def can_get(self, ask: Ask) -> str:
+        """Empty if a stage could have a place now or later, else why not."""
+        return self.members.can_get(ask)
 
     def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
         """Forgets the stashes but one; with `restore`, goes back to it."""
-        for number, stage in enumerate(self.stages, 1):
-            self._get(stage.keep_stash.remote(epoch, restore), f"stage {number}")
+        for member in self.members.live:
+            who = f"stage {member.spec.number}"
+            self._get(member.actor.keep_stash.remote(epoch, restore), who)
 
     def states(self) -> Iterator[StageState]:
-        """Fetches the state of one stage after the other."""
-        for number, stage in enumerate(self.stages, 1):
-            yield self._get(stage.state.remote(), f"stage {number}")
+        """Fetches the state of one stage after the other, those that have left last."""
+        for member in self.members.live:
+            yield self._get(member.actor.state.remote(), f"stage {member.spec.number}")
+        for spec in self.parked:
+            ref = self.members.parked_actor.state.remote(spec.number)
+            yield self._get(ref, f"stage {spec.number}")
 
     def close(self) -> None:
         """Ends the actors, and Ray if this engine started it."""
@@ -227,25 +294,7 @@ class RayEngine:
         if self._owns_ray:
             cluster.disconnect()
             return
-        for actor in [*self.stages, self._data]:
-            ray.kill(actor)
+        self.members.end()
+        ray.kill(self._data)
         # Their names are gone at once, their processes a moment later.
         time.sleep(0.1)
-        self.stages = []
-
-
-def _worded(error: Exception, who: str) -> ScplRayError:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, ScplRayError):
-        return cause
-    if isinstance(error, ScplRayError):
-        return error
-    failure = RunError(f"{who} failed: {_first_line(cause or error)}")
-    failure.__cause__ = error
-    return failure
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
-    return text if isinstance(error, RayActorError) else f"{type(error).__name__}: {text}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scpl_ray.config.schema import Config
+from scpl_ray.engine.base import Ask
 from scpl_ray.errors import ResourceError
 
 
@@ -83,6 +84,30 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
     if share < 1:
         line += f"; {gpus:g} GPUs for {num_stages} stages: they share"
     return Placement("cuda", cpu_share, share, line)
+
+
+def place_one(
+    like: Placement, ask: Ask, free: Mapping[str, float], private: bool
+) -> Placement:
+    """Decides the resources of one more stage.
+
+    Args:
+        like: what the other stages hold.
+        ask: what is asked for instead.
+        free: the cluster's free resources.
+        private: the Ray is this run's own, on one machine: no node can join it.
+
+    Returns:
+        The placement. On a private Ray a stage without a free core shares those of the others;
+        on a cluster it waits for one, which is what an autoscaler sees.
+    """
+    gpus = like.num_gpus if ask.num_gpus is None else ask.num_gpus
+    device = "cuda" if gpus else "cpu"
+    cpus = like.num_cpus if ask.num_cpus is None else ask.num_cpus
+    line = ""
+    if private and ask.num_cpus is None and free.get("CPU", 0.0) < cpus:
+        cpus, line = 0.0, "no core is free: it shares those of the other stages"
+    return Placement(device, cpus, gpus, line)
 
 
 def _share(whole: float, num_stages: int) -> float:

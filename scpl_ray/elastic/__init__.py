@@ -1,0 +1,1 @@
+"""Stages that join and leave while the job runs: what is planned, decided, asked for and done."""

@@ -1,0 +1,116 @@
+"""The record of a run's changes: what `summary.json` says under grown, shrunk and given_up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scpl_ray.config.schema import Config
+from scpl_ray.elastic.request import Request
+from scpl_ray.engine.base import Done
+from scpl_ray.stage_module import StageSpec
+
+
+@dataclass
+class _Joined:
+    request: Request
+    spec: StageSpec
+    config_before: Config
+    record: dict[str, Any]
+    flowing: bool = False
+
+
+@dataclass
+class Changes:
+    """Everything that has changed so far.
+
+    Attributes:
+        epoch: of the last change; epochs before it had other stages.
+        grown: a record of each stage that joined and stayed.
+        shrunk: a record of each stage that left.
+        given_up: a record of each change that did not come about.
+    """
+
+    epoch: int = 0
+    grown: list[dict[str, Any]] = field(default_factory=list)
+    shrunk: list[dict[str, Any]] = field(default_factory=list)
+    given_up: list[dict[str, Any]] = field(default_factory=list)
+    _joined: list[_Joined] = field(default_factory=list)
+
+    def joined(
+        self,
+        request: Request,
+        spec: StageSpec,
+        step: int,
+        epoch: int,
+        returned: bool,
+        config_before: Config,
+    ) -> None:
+        """A stage joins before `step`."""
+        record = _record(request, spec, step, epoch) | {"returned": returned, "seconds": {}}
+        self.grown.append(record)
+        self._joined.append(_Joined(request, spec, config_before, record))
+
+    def left(self, request: Request, spec: StageSpec, step: int, epoch: int) -> None:
+        """A stage leaves before `step`."""
+        self.shrunk.append(_record(request, spec, step, epoch))
+
+    def gave_up(self, request: Request) -> None:
+        """A change will not come about."""
+        keys = ("kind", "by", "state", "text", "stage")
+        self.given_up.append({key: request.view()[key] for key in keys})
+
+    def first_batches(self, done: Done) -> list[Request]:
+        """The growths whose stage has just finished its first batch."""
+        finished = {stats.stage: stats.finished_at for stats in done.stats}
+        found = []
+        for joined in self._joined:
+            at = finished.get(joined.spec.number)
+            if joined.flowing or at is None or done.stats[0].step < joined.record["step"]:
+                continue
+            joined.flowing = True
+            seconds = joined.request.seconds
+            begun = joined.request.started_at or joined.request.asked_at
+            total = at - joined.request.asked_at
+            rest = total - (begun - joined.request.asked_at) - sum(seconds.values())
+            joined.request.seconds = (
+                {"queue": begun - joined.request.asked_at}
+                | seconds
+                | {"boundary": max(0.0, rest), "total": total}
+            )
+            rounded = {k: round(v, 3) for k, v in joined.request.seconds.items()}
+            joined.record["seconds"] = rounded
+            found.append(joined.request)
+        return found
+
+    def started_line(self, request: Request) -> str:
+        """Words a growth whose first batch is through."""
+        parts = {k: v for k, v in request.seconds.items() if k != "total"}
+        spent = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+        return (
+            f"stage {request.stage} joined at step {request.step}; its first batch was through "
+            f"{request.seconds['total']:.1f} s after the request ({spent})"
+        )
+
+    def lost(self, spec: StageSpec) -> tuple[Request, Config | None]:
+        """A stage that joined has failed.
+
+        Returns:
+            The request that it came from, and the config before it joined (None: it had left
+            before and goes back there, so the config stays).
+        """
+        joined = next(j for j in reversed(self._joined) if j.spec == spec)
+        self._joined.remove(joined)
+        self.grown = [record for record in self.grown if record is not joined.record]
+        return joined.request, None if joined.record["returned"] else joined.config_before
+
+
+def _record(request: Request, spec: StageSpec, step: int, epoch: int) -> dict[str, Any]:
+    return {
+        "stage": spec.number,
+        "layers": list(spec.layers),
+        "step": step,
+        "epoch": epoch + 1,
+        "by": request.by,
+        "reason": request.reason,
+    }
