@@ -44,7 +44,8 @@ class Initial:
             CheckpointError: a shape differs, or no layer is shared.
         """
         model, there = build_model(config, info), self.checkpoint.weights
-        taken, new = [], []
+        taken: list[str] = []
+        new: list[str] = []
         for spec in specs:
             module = StageModule(spec, model, config, info.num_classes)
             for name, own in module.named_state().items():

@@ -103,7 +103,9 @@ class Job:
     ) -> None:
         self.config, self.debug = config, debug
         self.folder = RunFolder(config, overwrite)
-        self.board = Board(new_record(config.name, self.folder.path, job_id))
+        self.board = Board(
+            new_record(config.name, self.folder.path, config.pipeline.engine, job_id)
+        )
         self.reporter = Reporters(reporter, self.board)
         self.control = Control(config, self.reporter.info, self._stages_changed, self._stage_left)
         self.board.requests = self.control.views
@@ -179,9 +181,7 @@ class Job:
         title = f"{config.method}, {config.model.factory or config.model.kind}, {info.name}"
         stages = [*engine.specs, *engine.parked]
         per_epoch = self._ready.steps_per_epoch
-        return Plan(
-            config.name, title, stages, config.train.epochs, per_epoch, len(engine.parked)
-        )
+        return Plan(config.name, title, stages, config.train.epochs, per_epoch, len(engine.parked))
 
     def _train(self, engine: Engine) -> TrainedRun:
         config, report = self.config, self.reporter

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Protocol
 
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult
@@ -140,6 +140,16 @@ class StageRow:
     steps: int = 0
 
 
+class Writable(Protocol):
+    """What `print` can write to."""
+
+    def write(self, text: str, /) -> object:
+        """Takes in text."""
+
+    def flush(self) -> None:
+        """Hands on what is buffered."""
+
+
 class PlainReporter(Reporter):
     """One line every few seconds and at each epoch; for pipes, logs and CI.
 
@@ -148,7 +158,7 @@ class PlainReporter(Reporter):
         every_s: seconds between two progress lines.
     """
 
-    def __init__(self, out: TextIO | None = None, every_s: float = 5.0) -> None:
+    def __init__(self, out: Writable | None = None, every_s: float = 5.0) -> None:
         self.out, self.every_s = out or sys.stdout, every_s
         self.recent: Recent | None = None
         self._last = 0.0

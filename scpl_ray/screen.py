@@ -85,7 +85,7 @@ class LiveReporter(Reporter):
             f"  {plan.title}\n",
             f"epoch {recent.epoch + 1}/{plan.epochs}  step {recent.steps}/{total}  ",
             f"{recent.samples_per_second():,.0f} samples/s  ",
-            f"ETA {_clock(recent.eta_s())}",
+            f"ETA {clock(recent.eta_s())}",
         )
         bar = ProgressBar(total=total, completed=recent.steps)
         table = Table(box=None, header_style="bold", pad_edge=False)
@@ -98,14 +98,14 @@ class LiveReporter(Reporter):
             valid = self.validation.get(spec.number)
             if position >= plan.training or not row.steps:
                 what = "joins" if position < plan.training else "left"
-                table.add_row(str(spec.number), _span(spec.layers), what, "-", _percent(valid))
+                table.add_row(str(spec.number), span(spec.layers), what, "-", percent(valid))
                 continue
             table.add_row(
                 str(spec.number),
-                _span(spec.layers),
+                span(spec.layers),
                 f"{row.loss:.3f}",
-                _percent(row.accuracy),
-                _percent(valid),
+                percent(row.accuracy),
+                percent(valid),
                 f"{row.busy:.0%}",
                 f"{1 - row.busy:.0%}",
                 f"{row.memory_mib:,.0f}",
@@ -120,17 +120,20 @@ class LiveReporter(Reporter):
             self._live = None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as M:SS or H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _span(layers: tuple[str, ...]) -> str:
+def span(layers: tuple[str, ...]) -> str:
+    """The first and the last of some layers."""
     return layers[0] if len(layers) == 1 else f"{layers[0]} .. {layers[-1]}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as per cent, or a dash."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
@@ -144,7 +147,7 @@ def final_table(summary: dict[str, Any]) -> Table:
         loss = row["test_loss"]
         table.add_row(
             str(row["stage"]),
-            *(_percent(row[f"{s}_accuracy"]) for s in ("train", "validation", "test")),
+            *(percent(row[f"{s}_accuracy"]) for s in ("train", "validation", "test")),
             "-" if loss is None else f"{loss:.3f}",
         )
     return table

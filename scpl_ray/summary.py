@@ -85,9 +85,7 @@ def summarize(
     }
 
 
-def _exits(
-    specs: list[StageSpec], exits: dict[str, list[ExitResult]]
-) -> list[dict[str, Any]]:
+def _exits(specs: list[StageSpec], exits: dict[str, list[ExitResult]]) -> list[dict[str, Any]]:
     by_split = {split: {e.stage: e for e in results} for split, results in exits.items()}
     rows = []
     for spec in specs:

@@ -17,6 +17,12 @@ from scpl_ray.errors import ScplRayError, nearest
 
 COMMANDS = {
     "train": "Train a network layer-parallel.",
+    "list": "List the jobs that run, here or on a cluster.",
+    "status": "Show what a running job does.",
+    "grow": "Add a stage to a running job.",
+    "shrink": "Take the last stage out of a running job.",
+    "stop": "End a running job after a checkpoint.",
+    "logs": "Print the log of a job.",
     "eval": "Score every exit of a finished run.",
     "bench": "Measure the pipeline against its slowest stage.",
     "schema": "Print the JSON Schema of the config.",
@@ -88,6 +94,17 @@ def main() -> NoReturn:
             err=True,
         )
         code = 1
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process; at once where it is attached to a Ray that may be ending."""
+    from scpl_ray.cli import options
+
+    if options.attached:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

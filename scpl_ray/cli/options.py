@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
+attached = False
+"""Set by commands that join the Ray of a job: that Ray may end at any moment, and leaving it in
+good order would then take a minute."""
+
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks and Ray's own log.")
+
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="Look on this Ray cluster (also ray://HOST:10001)."
+)
+job_argument = click.argument("job", required=False)
+no_wait_help = "Wait until it has happened."
+
+
+class Seconds(click.ParamType):
+    """A duration: 90, 90s, 5m, 2h -> seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Reads it."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", str(value).strip())
+        if match is None or float(match[1]) <= 0:
+            self.fail(f"{value!r} is no duration; write 300s, 5m or 1h", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def mark_attached() -> None:
+    """Says that this process has joined a job's Ray."""
+    global attached
+    attached = True
 
 
 def emit(renderable: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from scpl_ray.cli.options import debug_option, emit
@@ -17,6 +19,11 @@ from scpl_ray.cli.options import debug_option, emit
     type=click.Choice(["ray", "local"]),
     help="ray: one actor per stage (default); local: all stages in this process.",
 )
+@click.option(
+    "--init-from", metavar="RUN", help="Start from this run's weights (and vocabulary), by layer."
+)
+@click.option("--detach", is_flag=True, help="Run in the background; see `list`, `logs`, `stop`.")
+@click.option("--job-id", hidden=True)
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and stop.")
 @debug_option
 def command(
@@ -25,6 +32,9 @@ def command(
     name: str | None,
     overwrite: bool,
     engine: str | None,
+    init_from: str | None,
+    detach: bool,
+    job_id: str | None,
     dry_run: bool,
     debug: bool,
 ) -> None:
@@ -38,6 +48,7 @@ def command(
 
     extra = [f"name={name}"] if name is not None else []
     extra += [f"pipeline.engine={engine}"] if engine is not None else []
+    extra += [f"model.init_from={json.dumps(init_from)}"] if init_from is not None else []
     resolved = load_config(config, [*overrides, *extra])
     if dry_run:
         from scpl_ray.job_checks import check_before
@@ -48,10 +59,23 @@ def command(
     from scpl_ray.run_folder import RunFolder
 
     RunFolder(resolved, overwrite)  # a taken name is said before torch and Ray are imported
+    if detach:
+        from scpl_ray.jobs.detach import start_detached
+
+        options = [*overrides, *extra, *(["--overwrite"] if overwrite else [])]
+        for line in start_detached([config, *options], resolved.name):
+            click.echo(line)
+        return
     from scpl_ray.job import train
     from scpl_ray.screen import best_reporter, final_table
 
-    run = train(resolved, overwrite=overwrite, reporter=best_reporter(), debug=debug)
+    run = train(resolved, overwrite=overwrite, reporter=best_reporter(), debug=debug, job_id=job_id)
+    if run.summary["status"] == "stopped":
+        click.echo(
+            f"stopped after {run.summary['steps']} steps; the weights of then are in {run.dir} "
+            f"(scpl-ray eval {run.dir} scores them)"
+        )
+        return
     emit(final_table(run.summary))
     summary = run.summary
     if summary["data"]["notice"]:

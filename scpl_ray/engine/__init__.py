@@ -2,5 +2,9 @@
 
 import time
 
+from scpl_ray.engine.token import present_token
+
 LOADED_AT = time.time()
 """When this process began to import what a stage needs, in seconds since 1970."""
+
+present_token()

@@ -42,7 +42,7 @@ class Go(Enum):
 
 Boundary = Callable[[Work], Go]
 
-# A stage that fails within so many batches after it joined is taken out; later failures end the run.
+# A stage that fails within so many batches of joining is taken out; a later failure ends the run.
 PROBATION_STEPS = 10
 
 
@@ -113,17 +113,19 @@ class Candidate(Protocol):
 
 
 class Engine(Protocol):
-    """Runs stages over work. Used in the order of the methods.
+    """Runs stages over work. Used in the order of the methods."""
 
-    Attributes:
-        threads: CPU threads of each stage.
-        specs: the stages that train, in order.
-        parked: the stages that have left: they only evaluate, after the others.
-    """
+    @property
+    def threads(self) -> int:
+        """CPU threads of each stage."""
 
-    threads: int
-    specs: list[StageSpec]
-    parked: list[StageSpec]
+    @property
+    def specs(self) -> list[StageSpec]:
+        """The stages that train, in order."""
+
+    @property
+    def parked(self) -> list[StageSpec]:
+        """The stages that have left: they only evaluate, after the others."""
 
     def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data where the batches will be made; with a tokenizer's JSON, by that one."""

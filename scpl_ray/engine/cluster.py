@@ -1,4 +1,8 @@
-"""Attaching to a Ray cluster, or starting one on this machine, and leaving it as it was."""
+"""Attaching to a Ray cluster, or starting one on this machine, and leaving it as it was.
+
+Ray itself waits a minute and more where nothing of Ray answers, and 20 s where the token is wrong;
+`attach` says so in seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,21 @@ import logging
 import os
 import signal
 import socket
+import sys
+import tempfile
 import threading
+import time
 import warnings
+from typing import Any
 
 import ray
 
 from scpl_ray.config.schema import Config
+from scpl_ray.engine.token import token_place
 from scpl_ray.errors import ResourceError
 
 _PROBE_S = 3.0
+_ATTACH_S = 15.0
 
 
 def connect(config: Config, debug: bool = False) -> bool:
@@ -36,12 +46,11 @@ def connect(config: Config, debug: bool = False) -> bool:
     options: dict = {"logging_level": logging.INFO if debug else logging.ERROR}
     options |= {"log_to_driver": debug, "namespace": f"scpl-ray-{os.getpid()}"}
     if address and address != "local":
-        _probe(address)
-        options["address"] = address
-    else:
-        options |= {"address": "local", "include_dashboard": False}
-        if config.resources.object_store_mib:
-            options["object_store_memory"] = config.resources.object_store_mib * 2**20
+        attach(address, **options)
+        return True
+    options |= {"address": "local", "include_dashboard": False}
+    if config.resources.object_store_mib:
+        options["object_store_memory"] = config.resources.object_store_mib * 2**20
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
@@ -50,10 +59,68 @@ def connect(config: Config, debug: bool = False) -> bool:
             signal.signal(signal.SIGTERM, on_sigterm)
     except Exception as error:
         raise ResourceError(
-            f"Ray did not start or join (resources.address: {address or 'local'}): "
-            f"{str(error).splitlines()[0]}"
+            f"Ray did not start on this machine: {str(error).splitlines()[0]}"
         ) from error
     return True
+
+
+def attach(address: str, **options: Any) -> None:
+    """Joins a running cluster, or says within seconds why not.
+
+    Args:
+        address: HOST:PORT, ray://HOST:PORT or auto.
+        options: more for `ray.init`.
+
+    Raises:
+        ResourceError: nothing answers, it is no Ray, or the token is missing or wrong.
+    """
+    _probe(address)
+    outcome: list[BaseException | None] = []
+
+    def join() -> None:
+        try:
+            ray.init(address=address, **options)
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # Ray's C++ part tells of a wrong token on file descriptor 2 only, again and again.
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            thread = threading.Thread(target=join, daemon=True)
+            thread.start()
+            deadline = time.monotonic() + _ATTACH_S
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.05)
+                if b"InvalidAuthToken" in os.pread(said.fileno(), 2**20, 0):
+                    break
+            words = os.pread(said.fileno(), 2**20, 0).decode(errors="replace")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+    if outcome and outcome[0] is None:
+        return
+    raise ResourceError(_why_not(address, words, outcome[0] if outcome else None))
+
+
+def _why_not(address: str, words: str, error: BaseException | None) -> str:
+    if "Token" in words or "uthenticat" in f"{words} {error}":
+        return (
+            f"the cluster at {address} does not accept this user's token ({token_place()}); put "
+            "the token of the cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN (on the head node, "
+            "`ray get-auth-token` prints it)"
+        )
+    reason = f" ({str(error).splitlines()[0]})" if error is not None and str(error) else ""
+    return (
+        f"no Ray cluster answers at {address} within {_ATTACH_S:g} s{reason}; give the address "
+        "that `ray start --head` printed (port 6379 by default), or ray://HOST:10001 from outside"
+    )
 
 
 def is_private(config: Config) -> bool:
@@ -74,18 +141,18 @@ def disconnect() -> None:
 
 def _probe(address: str) -> None:
     """Asks the port first: Ray itself waits minutes for an address where nothing answers."""
-    if address == "auto" or address.startswith("ray://"):
+    if address == "auto":
         return
-    host, colon, port = address.rpartition(":")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         raise ResourceError(
-            f"resources.address: {address!r} is not HOST:PORT; give the address that "
-            "`ray start --head` printed, or leave it out for a local Ray"
+            f"address {address!r} is not HOST:PORT; give the address that "
+            "`ray start --head` printed, or leave it (resources.address) out for a local Ray"
         )
     try:
         socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
     except OSError as error:
         raise ResourceError(
-            f"resources.address: nothing answers at {address} ({error}); start the cluster, "
-            "correct the address (or RAY_ADDRESS), or leave it out for a local Ray"
+            f"address: nothing answers at {address} ({error}); start the cluster, correct the "
+            "address (resources.address, --address or RAY_ADDRESS), or leave it out for a local Ray"
         ) from error

@@ -60,7 +60,7 @@ class LocalEngine:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.threads = 1
+        self._threads = 1
         self.stages: list[Stage] = []
         self.away: list[Stage] = []
         self._probation: dict[int, int] = {}
@@ -69,6 +69,11 @@ class LocalEngine:
         self._weights: bytes | None = None
         self._threads_before = torch.get_num_threads()
         self._rng_before = torch.random.get_rng_state()
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each stage."""
+        return self._threads
 
     @property
     def specs(self) -> list[StageSpec]:
@@ -93,8 +98,8 @@ class LocalEngine:
         weights: bytes | None = None,
     ) -> list[str]:
         """Builds the first stages in this process; see `Engine.start`."""
-        self.threads = threads_per_stage(self.config, max(len(specs), planned or 0))
-        prepare_process(self.config, self.threads)
+        self._threads = threads_per_stage(self.config, max(len(specs), planned or 0))
+        prepare_process(self.config, self._threads)
         cuda = self.config.resources.device != "cpu" and torch.cuda.is_available()
         self._device = "cuda" if cuda else "cpu"
         self._vectors, self._weights = vectors, weights

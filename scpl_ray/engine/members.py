@@ -16,8 +16,8 @@ from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.actors import ParkedActor, StageActor, Started
 from scpl_ray.engine.base import PROBATION_STEPS, Ask, Progress, StageState
-from scpl_ray.engine.wording import worded
 from scpl_ray.engine.placement import Placement, place_one, shortage
+from scpl_ray.engine.wording import worded
 from scpl_ray.stage_module import StageSpec
 
 
@@ -204,9 +204,7 @@ class Members:
         state = None
         if spec in self.parked:
             state = self.parked_actor.state.remote(spec.number)
-        return RayCandidate(
-            spec, config, self.threads, self.paths, placement, self._args, state
-        )
+        return RayCandidate(spec, config, self.threads, self.paths, placement, self._args, state)
 
     def join(self, candidate: RayCandidate, step: int) -> None:
         """Appends a ready candidate to the stages that train."""

@@ -86,9 +86,7 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
     return Placement("cuda", cpu_share, share, line)
 
 
-def place_one(
-    like: Placement, ask: Ask, free: Mapping[str, float], private: bool
-) -> Placement:
+def place_one(like: Placement, ask: Ask, free: Mapping[str, float], private: bool) -> Placement:
     """Decides the resources of one more stage.
 
     Args:

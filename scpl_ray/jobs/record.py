@@ -36,6 +36,7 @@ class JobRecord:
         id: unique: the name and four digits.
         name: the run's name.
         folder: the run's folder, absolute.
+        engine: ray or local.
         address: of its Ray; empty on the local engine, or before Ray has started.
         user: who started it.
         host: where its driver runs.
@@ -51,6 +52,7 @@ class JobRecord:
     id: str
     name: str
     folder: str
+    engine: str = "ray"
     address: str = ""
     user: str = ""
     host: str = ""
@@ -68,7 +70,7 @@ class JobRecord:
         return self.status == RUNNING
 
 
-def new_record(name: str, folder: Path, job_id: str | None = None) -> JobRecord:
+def new_record(name: str, folder: Path, engine: str, job_id: str | None = None) -> JobRecord:
     """Describes a job of this process."""
     try:
         user = getpass.getuser()
@@ -78,6 +80,7 @@ def new_record(name: str, folder: Path, job_id: str | None = None) -> JobRecord:
         id=job_id or new_id(name),
         name=name,
         folder=str(folder.resolve()),
+        engine=engine,
         user=user,
         host=socket.gethostname(),
         pid=os.getpid(),
