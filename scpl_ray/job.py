@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scpl_ray import schedule
 from scpl_ray.checkpoint import save_checkpoint, save_left_stage
 from scpl_ray.config import Config, load_config
 from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.plan import most_stages, planned_changes
 from scpl_ray.elastic.request import request_of
-from scpl_ray.engine.base import DataReady, Engine, StageState
+from scpl_ray.engine.base import Engine, StageState
 from scpl_ray.errors import RunError
-from scpl_ray.evaluate import ExitResult, fold
 from scpl_ray.initial import read_initial
 from scpl_ray.job_checks import check_before, check_data, make_vectors
 from scpl_ray.jobs.board import Board
@@ -28,9 +26,10 @@ from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter, Reporters
 from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG, RunFolder
-from scpl_ray.stage import ExitScore, plan_stages
+from scpl_ray.stage import plan_stages
 from scpl_ray.stage_module import StageSpec
 from scpl_ray.summary import Outcome, summarize
+from scpl_ray.training import Training
 from scpl_ray.versions import versions
 
 
@@ -109,10 +108,7 @@ class Job:
         self.reporter = Reporters(reporter, self.board)
         self.control = Control(config, self.reporter.info, self._stages_changed, self._stage_left)
         self.board.requests = self.control.views
-        self.steps = 0
-        self.samples = 0
-        self.validation: dict[int, list[ExitResult]] = {}
-        self._scores: list[ExitScore] = []
+        self.training = Training(config, self.control, self.reporter)
 
     def train(self) -> TrainedRun:
         """Does it all; on failure or Ctrl-C nothing half-written and no process is left."""
@@ -217,14 +213,15 @@ class Job:
         self.folder.make()
         self.board.keep_log(self.folder.path / LOG)
         report.started(self._plan())
+        training = self.training
         log = MetricsLog(self.folder.path, config.output.tensorboard)
         try:
-            seconds = self._epochs(engine, ready, log)
+            seconds = training.epochs(engine, ready, log)
             stopped = self.control.stopping
             self.control.finish()
             self.board.phase = "stopping" if stopped else "evaluating"
-            selected = self._select(engine, stopped)
-            final = {} if stopped else self._final(engine, ready, selected, log)
+            selected = training.select(engine, ready.steps_per_epoch, stopped)
+            final = {} if stopped else training.final(engine, ready, selected, log)
         finally:
             log.close()
         stages, own = [*engine.specs, *engine.parked], self.control.config
@@ -235,11 +232,11 @@ class Job:
         changes = self.control.changes
         outcome = Outcome(
             "stopped" if stopped else "finished",
-            self.steps,
-            self.samples,
+            training.steps,
+            training.samples,
             seconds,
             selected,
-            final | {"validation": self.validation.get(selected, [])},
+            final | {"validation": training.latest(selected)},
             digests,
             engine.threads,
             changes.grown,
@@ -251,76 +248,9 @@ class Job:
         self.folder.write_summary(summary)
         return TrainedRun(self.folder.path, summary)
 
-    def _epochs(self, engine: Engine, ready: DataReady, log: MetricsLog) -> float:
-        config = self.config.train
-        work = schedule.training(
-            config.epochs,
-            ready.steps_per_epoch,
-            ready.validation_batches,
-            stash=config.select == "best" and ready.validation_batches > 0,
-        )
-        start = time.perf_counter()
-        for done in engine.run(work, self.control.boundary):
-            self.control.done(done)
-            if isinstance(done.work, schedule.Train):
-                self.steps += 1
-                self.samples += done.stats[0].samples
-                log.step(done.work.epoch, done)
-                self.reporter.step(done.work.epoch, done)
-            elif isinstance(done.work, schedule.Evaluate):
-                self._scores += done.scores
-                if done.work.last:
-                    self._evaluated(done.work, log)
-                    self.control.evaluated(done.work.epoch, self.validation[done.work.epoch])
-            else:
-                engine.keep_stash(self._best_epoch())
-        return time.perf_counter() - start
-
-    def _evaluated(self, work: schedule.Evaluate, log: MetricsLog) -> list[ExitResult]:
-        exits, self._scores = fold(self._scores), []
-        if work.split == "validation":
-            self.validation[work.epoch] = exits
-        log.evaluation(work.split, work.epoch, self.steps, exits)
-        self.reporter.evaluated(work.split, work.epoch, exits)
-        return exits
-
-    def _best_epoch(self) -> int | None:
-        """The epoch whose last exit was best on validation; the earliest among equals.
-
-        Of the epochs with the stages of now: before a change it was another network.
-        """
-        epochs = [e for e in self.validation if e >= self.control.changes.epoch]
-        rank = {e: (self.validation[e][-1].accuracy, -e) for e in epochs if self.validation[e]}
-        return max(rank, key=rank.__getitem__, default=None)
-
-    def _select(self, engine: Engine, stopped: bool) -> int:
-        last = max(0, self.steps - 1) // self._ready.steps_per_epoch
-        best = self._best_epoch()
-        if stopped or self.config.train.select == "last" or best is None:
-            return last
-        engine.keep_stash(best, restore=True)
-        self.reporter.info(f"keeping the weights of epoch {best + 1} (best on validation)")
-        return best
-
-    def _final(
-        self, engine: Engine, ready: DataReady, epoch: int, log: MetricsLog
-    ) -> dict[str, list[ExitResult]]:
-        """Looks at the training samples once more, and at the test split for the only time."""
-        limit = self.config.evaluate.train_samples
-        splits = {"train": ready.train_batches, "test": ready.test_batches}
-        results = {}
-        for split, batches in splits.items():
-            cap = limit if split == "train" else None
-            for done in engine.run(schedule.evaluation(split, epoch, batches, cap)):
-                self._scores += done.scores
-                assert isinstance(done.work, schedule.Evaluate)
-                if done.work.last:
-                    results[split] = self._evaluated(done.work, log)
-        return results
-
     def _unfinished(self, status: str, error: str) -> None:
         """Keeps what a run of some steps has measured, says how it ended; removes the rest."""
-        if self.steps == 0:
+        if self.training.steps == 0:
             self.folder.remove()
             return
         changes = self.control.changes
@@ -329,7 +259,7 @@ class Job:
                 "name": self.config.name,
                 "status": status,
                 "error": error,
-                "steps": self.steps,
+                "steps": self.training.steps,
                 "grown": changes.grown,
                 "shrunk": changes.shrunk,
                 "given_up": changes.given_up,

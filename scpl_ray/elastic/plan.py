@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -55,18 +56,38 @@ def first_impossible(start: int, changes: Sequence[Planned]) -> Planned | None:
     return None
 
 
-def is_time(steps_left: int, steps_seen: int, step_s: float, lead_s: float) -> bool:
-    """Whether a stage that is due in `steps_left` steps must start now.
+@dataclass
+class Pace:
+    """How long a step takes, and so when a planned stage must start.
 
-    Args:
-        steps_left: steps until it is due.
-        steps_seen: steps that `step_s` is an average of.
-        step_s: seconds of a step.
-        lead_s: how long before it is due it shall start.
+    Attributes:
+        step_s: seconds of a step, the latest counting most.
+        steps: of how many steps.
     """
-    if steps_left <= _SOON_STEPS:
-        return True
-    return steps_seen >= _KNOWN_PACE and steps_left * step_s <= lead_s
+
+    step_s: float = 0.0
+    steps: int = 0
+    _last: float | None = None
+
+    def mark(self) -> None:
+        """A step begins now."""
+        now = time.monotonic()
+        if self._last is not None:
+            took = now - self._last
+            self.step_s = took if self.steps == 0 else 0.8 * self.step_s + 0.2 * took
+            self.steps += 1
+        self._last = now
+
+    def is_time(self, steps_left: int, lead_s: float) -> bool:
+        """Whether a stage that is due in `steps_left` steps must start now.
+
+        Args:
+            steps_left: steps until it is due.
+            lead_s: how long before it is due it shall start.
+        """
+        if steps_left <= _SOON_STEPS:
+            return True
+        return self.steps >= _KNOWN_PACE and steps_left * self.step_s <= lead_s
 
 
 @dataclass(frozen=True)

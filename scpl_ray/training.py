@@ -1,0 +1,110 @@
+"""The loop over a run's work: what comes back from the stages is counted, logged and judged."""
+
+from __future__ import annotations
+
+import time
+
+from scpl_ray import schedule
+from scpl_ray.config import Config
+from scpl_ray.elastic.control import Control
+from scpl_ray.engine.base import DataReady, Engine
+from scpl_ray.evaluate import ExitResult, fold
+from scpl_ray.metrics import MetricsLog
+from scpl_ray.report import Reporter
+from scpl_ray.stage import ExitScore
+
+
+class Training:
+    """One run's work, from the first step to the look at the test split.
+
+    Args:
+        config: the run's config.
+        control: decides who joins and leaves.
+        reporter: who listens.
+
+    Attributes:
+        steps: training steps done.
+        samples: training samples seen.
+        validation: results of each exit after each epoch.
+    """
+
+    def __init__(self, config: Config, control: Control, reporter: Reporter) -> None:
+        self.config, self.control, self.reporter = config, control, reporter
+        self.steps = 0
+        self.samples = 0
+        self.validation: dict[int, list[ExitResult]] = {}
+        self._scores: list[ExitScore] = []
+
+    def epochs(self, engine: Engine, ready: DataReady, log: MetricsLog) -> float:
+        """Trains all epochs, or until a command stops it; returns seconds."""
+        config = self.config.train
+        work = schedule.training(
+            config.epochs,
+            ready.steps_per_epoch,
+            ready.validation_batches,
+            stash=config.select == "best" and ready.validation_batches > 0,
+        )
+        start = time.perf_counter()
+        for done in engine.run(work, self.control.boundary):
+            self.control.done(done)
+            if isinstance(done.work, schedule.Train):
+                self.steps += 1
+                self.samples += done.stats[0].samples
+                log.step(done.work.epoch, done)
+                self.reporter.step(done.work.epoch, done)
+            elif isinstance(done.work, schedule.Evaluate):
+                self._scores += done.scores
+                if done.work.last:
+                    self._evaluated(done.work, log)
+                    self.control.evaluated(done.work.epoch, self.validation[done.work.epoch])
+            else:
+                engine.keep_stash(self._best_epoch())
+        return time.perf_counter() - start
+
+    def _evaluated(self, work: schedule.Evaluate, log: MetricsLog) -> list[ExitResult]:
+        exits, self._scores = fold(self._scores), []
+        if work.split == "validation":
+            self.validation[work.epoch] = exits
+        log.evaluation(work.split, work.epoch, self.steps, exits)
+        self.reporter.evaluated(work.split, work.epoch, exits)
+        return exits
+
+    def latest(self, epoch: int) -> list[ExitResult]:
+        """The validation results of an epoch, or of the last one before it that has any."""
+        known = [e for e in self.validation if e <= epoch]
+        return self.validation[max(known)] if known else []
+
+    def _best_epoch(self) -> int | None:
+        """The epoch whose last exit was best on validation; the earliest among equals.
+
+        Of the epochs with the stages of now: before a change it was another network.
+        """
+        epochs = [e for e in self.validation if e >= self.control.changes.epoch]
+        rank = {e: (self.validation[e][-1].accuracy, -e) for e in epochs if self.validation[e]}
+        return max(rank, key=rank.__getitem__, default=None)
+
+    def select(self, engine: Engine, steps_per_epoch: int, stopped: bool) -> int:
+        """Goes back to the best epoch, where that is asked for; returns the epoch kept."""
+        last = max(0, self.steps - 1) // steps_per_epoch
+        best = self._best_epoch()
+        if stopped or self.config.train.select == "last" or best is None:
+            return last
+        engine.keep_stash(best, restore=True)
+        self.reporter.info(f"keeping the weights of epoch {best + 1} (best on validation)")
+        return best
+
+    def final(
+        self, engine: Engine, ready: DataReady, epoch: int, log: MetricsLog
+    ) -> dict[str, list[ExitResult]]:
+        """Looks at the training samples once more, and at the test split for the only time."""
+        limit = self.config.evaluate.train_samples
+        splits = {"train": ready.train_batches, "test": ready.test_batches}
+        results = {}
+        for split, batches in splits.items():
+            cap = limit if split == "train" else None
+            for done in engine.run(schedule.evaluation(split, epoch, batches, cap)):
+                self._scores += done.scores
+                assert isinstance(done.work, schedule.Evaluate)
+                if done.work.last:
+                    results[split] = self._evaluated(done.work, log)
+        return results
