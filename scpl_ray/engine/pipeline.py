@@ -109,7 +109,7 @@ class RayEngine:
         """
         config, ready = self.config, self.ready
         most = max(len(specs), planned or 0)
-        placement = place(config, most, ray.cluster_resources())
+        placement = place(config, most, ray.cluster_resources(), self.members.private)
         args = BuildArgs(
             ready.info,
             ready.steps_per_epoch * config.train.epochs,

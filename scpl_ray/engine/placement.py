@@ -41,16 +41,19 @@ def threads_per_stage(config: Config, num_stages: int) -> int:
     return config.resources.threads or max(1, num_cores() // num_stages)
 
 
-def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placement:
+def place(
+    config: Config, num_stages: int, total: Mapping[str, float], private: bool = True
+) -> Placement:
     """Decides device and resources of every stage.
 
     Args:
         config: `resources` is read.
         num_stages: stages that live at the same time.
         total: the cluster's resources, as `ray.cluster_resources()` gives them.
+        private: no node can join; else an autoscaler may bring what `resources.device: cuda` asks.
 
     Raises:
-        ResourceError: GPUs are demanded that the cluster has not.
+        ResourceError: GPUs are demanded that the cluster has not and cannot get.
     """
     wish, cpus, gpus = config.resources, total.get("CPU", 0.0), total.get("GPU", 0.0)
     cpu_share = max(0.01, _share(cpus, num_stages))
@@ -65,12 +68,19 @@ def place(config: Config, num_stages: int, total: Mapping[str, float]) -> Placem
         if cpus < num_stages:
             line += f"; {cpus:g} cores for {num_stages} stages: they share ({cpu_share:g} each)"
         return Placement("cpu", cpu_share, 0.0, line)
-    if gpus == 0:
+    if gpus == 0 and private:
         raise ResourceError(
             f"resources.device: 'cuda' asks for GPUs, but the cluster has none (CPU {cpus:g}, "
             "GPU 0); allowed here: auto, cpu"
         )
     share = wish.gpus_per_stage or _share(gpus, num_stages)
+    may_come = wish.device == "cuda" and not private
+    if may_come and gpus < num_stages * (wish.gpus_per_stage or 1):
+        share = wish.gpus_per_stage or 1.0
+        limit = config.pipeline.start_timeout_s
+        line = f"{num_stages} stages on GPU, {share:g} GPU each; the cluster has {gpus:g} now and "
+        line += f"must bring the rest within pipeline.start_timeout_s = {limit:g} s"
+        return Placement("cuda", cpu_share, share, line)
     # A share lies on one GPU: three shares of 0.66 do not fit on two GPUs.
     room = gpus // share if share >= 1 else gpus * math.floor(1 / share) if share else 0
     if num_stages > room:
