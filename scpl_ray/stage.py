@@ -222,19 +222,13 @@ class Stage:
         """Keeps a copy of the weights at the end of an epoch."""
         self._stash[epoch] = {k: v.clone() for k, v in self.module.named_state().items()}
 
-    def drop_stash(self, keep: int | None) -> None:
-        """Forgets all kept copies but one."""
-        self._stash = {k: v for k, v in self._stash.items() if k == keep}
+    def keep_stash(self, epoch: int | None, until: int) -> None:
+        """Of the copies up to the epoch `until`, forgets all but one; later ones stay."""
+        self._stash = {k: v for k, v in self._stash.items() if k == epoch or k > until}
 
     def restore_stash(self, epoch: int) -> None:
         """Goes back to the weights that were kept at the end of an epoch."""
         self.module.load_named(self._stash[epoch])
-
-    def keep_stash(self, epoch: int | None, restore: bool) -> None:
-        """Forgets all kept copies but one; with `restore`, goes back to it."""
-        self.drop_stash(epoch)
-        if restore and epoch is not None:
-            self.restore_stash(epoch)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""

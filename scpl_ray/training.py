@@ -58,7 +58,8 @@ class Training:
                     self._evaluated(done.work, log)
                     self.control.evaluated(done.work.epoch, self.validation[done.work.epoch])
             else:
-                engine.keep_stash(self._best_epoch())
+                assert isinstance(done.work, schedule.Stash)
+                engine.keep_stash(self._best_epoch(), done.work.epoch)
         return time.perf_counter() - start
 
     def _evaluated(self, work: schedule.Evaluate, log: MetricsLog) -> list[ExitResult]:
@@ -89,7 +90,7 @@ class Training:
         best = self._best_epoch()
         if stopped or self.config.train.select == "last" or best is None:
             return last
-        engine.keep_stash(best, restore=True)
+        engine.restore_stash(best)
         self.reporter.info(f"keeping the weights of epoch {best + 1} (best on validation)")
         return best
 

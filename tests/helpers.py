@@ -8,8 +8,16 @@ import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from scpl_ray.config import load_config
+from scpl_ray.elastic.request import ENDED, Request
+from scpl_ray.engine.base import Done
+from scpl_ray.job import Job
+from scpl_ray.report import Reporter
 
 WORDS = [
     "alpha",
@@ -84,3 +92,76 @@ def processes_in(folder: Path) -> list[str]:
             if Path(process.cwd()) == folder:
                 found.append(" ".join(process.cmdline()) or process.name())
     return found
+
+
+Condition = Callable[[Job, int], bool]
+Action = Callable[[Job], object]
+
+
+class Commander(Reporter):
+    """Gives a running job of this process commands, one after another.
+
+    `script` holds what is waited for, asked after each step, and what is done then.
+    """
+
+    def __init__(self, script: list[tuple[Condition, Action]]) -> None:
+        self.script = list(script)
+        self.job: Job | None = None
+        self.steps: list[int] = []
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, epoch: int, done: Done) -> None:
+        step = done.stats[0].step
+        self.steps.append(step)
+        assert self.job is not None
+        while self.script and self.script[0][0](self.job, step):
+            self.script.pop(0)[1](self.job)
+
+
+def run_job(tree: dict[str, Any], script: list[tuple[Condition, Action]] | None = None) -> Any:
+    """Trains a config in this process, with commands on the way: (run, commander)."""
+    commander = Commander(script or [])
+    job = Job(load_config(tree), True, commander, debug=False)
+    commander.job = job
+    run = job.train()
+    assert commander.script == [], "the script came to its end"
+    return run, commander
+
+
+def at(step: int) -> Condition:
+    """The step has been finished."""
+    return lambda job, now: now >= step
+
+
+def ended(count: int) -> Condition:
+    """So many requests have come to an end."""
+    return lambda job, now: sum(v["state"] in ENDED for v in job.control.views()) >= count
+
+
+def grow(**options: Any) -> Action:
+    """Asks for a stage."""
+    return lambda job: job.control.handle(
+        Request(f"g{time.monotonic_ns()}", "grow", **{"reason": "test", **options})
+    )
+
+
+def shrink() -> Action:
+    """Takes the last stage away."""
+    return lambda job: job.control.handle(Request(f"s{time.monotonic_ns()}", "shrink"))
+
+
+def stop(job: Job) -> None:
+    """Ends the job after a checkpoint."""
+    job.control.stop()
+
+
+def until(true: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
+    """Waits for something and returns it."""
+    deadline = time.monotonic() + limit_s
+    while not (value := true()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {limit_s:g} s"
+        time.sleep(0.1)
+    return value

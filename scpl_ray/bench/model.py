@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.engine.placement import num_cores
 from scpl_ray.models.layers import LayeredModel, LayerSpec, flatten
 
 DEFAULT = {
@@ -14,6 +17,14 @@ DEFAULT = {
     "local": {"projection_head": {"kind": "linear", "out": 128}, "exit_head": {"kind": "linear"}},
     "train": {"batch_size": 256, "drop_last": True, "epochs": 1000},
 }
+
+
+def default_for_growth() -> dict[str, Any]:
+    """The same with as many stages as leave one core for the start of a new one."""
+    stages = max(1, num_cores() - 1)
+    options = {"layers": stages, "width": 1024}
+    model = {"factory": "scpl_ray.bench.model:build", "options": options}
+    return DEFAULT | {"model": model, "resources": {"threads": 1}}
 
 
 def build(data: DataInfo, layers: int = 2, width: int = 1024, depth: int = 4) -> LayeredModel:
@@ -36,10 +47,11 @@ def build(data: DataInfo, layers: int = 2, width: int = 1024, depth: int = 4) ->
             body += [nn.Linear(width, width), nn.ReLU()]
         return nn.Sequential(*widen, *body)
 
+    def numbered(i: int) -> LayerSpec:
+        return LayerSpec(f"mlp.{i}", lambda: layer(i == 1), flatten, width)
+
     return LayeredModel(
-        tuple(
-            LayerSpec(f"mlp.{i}", lambda first=(i == 1): layer(first), flatten, width)  # type: ignore[misc]
-            for i in range(1, layers + 1)
-        ),
+        tuple(numbered(i) for i in range(1, layers + 1)),
         style="image",
+        more=lambda extra: numbered(layers + extra),
     )

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from scpl_ray.cli.options import debug_option, emit
+from scpl_ray.cli.options import Seconds, debug_option, emit
+
+if TYPE_CHECKING:
+    from scpl_ray.config import Config
 
 
 @click.command("bench")
 @click.argument("config", required=False, type=click.Path(dir_okay=False))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--pipeline", "what", flag_value="pipeline", default="pipeline", help="(The only one yet.)"
+    "--pipeline", "what", flag_value="pipeline", default=True, help="The step's time (default)."
 )
+@click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
 @click.option("--steps", type=click.IntRange(10), default=40, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--span", type=Seconds(), default="4s", show_default=True, help="Steady state around a growth."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(
@@ -25,25 +33,77 @@ def command(
     what: str,
     steps: int,
     repeats: int,
+    span: float,
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Measure the pipeline against its slowest stage.
+    """Measure the pipeline against its slowest stage, or what a growth costs.
 
-    Efficiency is the slowest stage's compute alone (same process settings, no Ray) divided by
-    the streamed pipeline's step: 1.0 would mean that everything else is hidden. Without a CONFIG,
-    two equal stages of about 100 ms a step.
+    --pipeline: efficiency is the slowest stage's compute alone (same process settings, no Ray)
+    divided by the streamed pipeline's step: 1.0 would mean that everything else is hidden.
+
+    --growth: steps a second of stage 1 in bins of one second around the moment at which a stage
+    is asked for, the longest gap between two of its steps, and the time until the new stage works.
+
+    Without a CONFIG, equal stages of about 100 ms a step: two, or for --growth as many as leave
+    one core free.
     """
-    import dataclasses
-
     from scpl_ray.bench.model import DEFAULT
-    from scpl_ray.bench.pipeline import measure
     from scpl_ray.config import load_config
 
     if config is not None and "=" in config:
         overrides = (config, *overrides)
         config = None
-    resolved = load_config(config if config is not None else DEFAULT, overrides)
+    if what == "growth":
+        from scpl_ray.bench.model import default_for_growth
+
+        base = config if config is not None else default_for_growth()
+        _growth(load_config(base, overrides), repeats, span, as_json)
+    else:
+        base = config if config is not None else DEFAULT
+        _pipeline(load_config(base, overrides), steps, repeats, as_json)
+
+
+def _growth(resolved: Config, repeats: int, span: float, as_json: bool) -> None:
+    import dataclasses
+
+    from rich.table import Table
+
+    from scpl_ray.bench.growth import measure, median_of
+
+    growths = measure(resolved, repeats, span)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(g) for g in growths], indent=2))
+        return
+    for number, growth in enumerate(growths, 1):
+        click.echo(f"growth {number}: steps that stage 1 finished in each second")
+        table = Table(box=None)
+        table.add_column("second", justify="right")
+        table.add_column("steps", justify="right")
+        table.add_column("")
+        joined = growth.seconds["total"]
+        for second, steps in growth.bins.items():
+            mark = "asked for" if second == 0 else ""
+            mark = "the new stage works" if int(joined) == second else mark
+            table.add_row(str(second), str(steps), mark)
+        emit(table)
+        parts = ", ".join(f"{k} {v:.2f}" for k, v in growth.seconds.items() if k != "total")
+        click.echo(
+            f"{growth.before:.2f} steps/s before, {growth.after:.2f} after; longest gap "
+            f"{growth.gap_ms:.0f} ms = {growth.gap_ratio:.2f} x the median step "
+            f"({growth.step_ms:.0f} ms); {joined:.1f} s to the first batch ({parts})\n"
+        )
+    gaps = sorted(g.gap_ratio for g in growths)
+    each = ", ".join(f"{k} {median_of(growths, k):.2f}" for k in growths[0].seconds)
+    click.echo(f"longest gap / median step: {', '.join(f'{g:.2f}' for g in gaps)}")
+    click.echo(f"seconds, medians of {len(growths)}: {each}")
+
+
+def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:
+    import dataclasses
+
+    from scpl_ray.bench.pipeline import measure
+
     result = measure(resolved, steps, repeats)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), indent=2))

@@ -171,9 +171,13 @@ class StageActor:
         """Keeps the weights of an epoch's end."""
         self.stage.stash(epoch)
 
-    def keep_stash(self, epoch: int | None, restore: bool) -> None:
-        """Forgets the stashes but one; with `restore`, goes back to it."""
-        self.stage.keep_stash(epoch, restore)
+    def keep_stash(self, epoch: int | None, until: int) -> None:
+        """Of the stashes up to the epoch `until`, forgets all but one."""
+        self.stage.keep_stash(epoch, until)
+
+    def restore_stash(self, epoch: int) -> None:
+        """Goes back to the stash of an epoch."""
+        self.stage.restore_stash(epoch)
 
     def state(self) -> StageState:
         """Serialises the stage."""

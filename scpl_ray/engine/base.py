@@ -176,8 +176,11 @@ class Engine(Protocol):
     def can_get(self, ask: Ask) -> str:
         """Empty if a stage could have a place now or later, else why not."""
 
-    def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
-        """Forgets the stashes but one; with `restore`, goes back to it."""
+    def keep_stash(self, epoch: int | None, until: int) -> None:
+        """Of the stashes up to the epoch `until`, forgets all but one; does not wait."""
+
+    def restore_stash(self, epoch: int) -> None:
+        """Goes back to the stash of an epoch."""
 
     def states(self) -> Iterator[StageState]:
         """Yields the state of each stage, one at a time."""

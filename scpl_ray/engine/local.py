@@ -203,10 +203,15 @@ class LocalEngine:
         """This process has room for every stage."""
         return ""
 
-    def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
-        """Forgets the stashes but one; with `restore`, goes back to it."""
+    def keep_stash(self, epoch: int | None, until: int) -> None:
+        """Of the stashes up to the epoch `until`, forgets all but one."""
         for stage in self.stages:
-            stage.keep_stash(epoch, restore)
+            stage.keep_stash(epoch, until)
+
+    def restore_stash(self, epoch: int) -> None:
+        """Goes back to the stash of an epoch."""
+        for stage in self.stages:
+            stage.restore_stash(epoch)
 
     def states(self) -> Iterator[StageState]:
         """Yields the state of each stage, those that have left last."""

@@ -273,11 +273,15 @@ class RayEngine:
         """Empty if a stage could have a place now or later, else why not."""
         return self.members.can_get(ask)
 
-    def keep_stash(self, epoch: int | None, restore: bool = False) -> None:
-        """Forgets the stashes but one; with `restore`, goes back to it."""
+    def keep_stash(self, epoch: int | None, until: int) -> None:
+        """Of the stashes up to the epoch `until`, forgets all but one; does not wait."""
         for member in self.members.live:
-            who = f"stage {member.spec.number}"
-            self._get(member.actor.keep_stash.remote(epoch, restore), who)
+            member.actor.keep_stash.remote(epoch, until)
+
+    def restore_stash(self, epoch: int) -> None:
+        """Goes back to the stash of an epoch."""
+        for member in self.members.live:
+            self._get(member.actor.restore_stash.remote(epoch), f"stage {member.spec.number}")
 
     def states(self) -> Iterator[StageState]:
         """Fetches the state of one stage after the other, those that have left last."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.models.layers import LayeredModel, LayerSpec
 
 
 class FailsAt(nn.Module):
@@ -107,3 +108,43 @@ def front(activation: Any) -> Tensor:
 
 def wide(data: DataInfo, megabytes: int, sleep_s: float) -> Any:
     return [("wide", Widen(megabytes, 0.0)), ("slow", Widen(megabytes, sleep_s))], front
+
+
+def _tail(kind: str, n: int) -> LayerSpec:
+    """The nth layer by which a network of these tests grows; `kind` says how it fails."""
+
+    def build() -> nn.Module:
+        if kind == "cannot_build":
+            raise ArithmeticError("no such layer can be built")
+        if kind == "slow_start":
+            time.sleep(30)
+        how = {"fails_soon": (2, "raise"), "dies_soon": (2, "die"), "nan_soon": (2, "nan")}
+        return FailsAt(*how[kind]) if kind in how else nn.Sequential(nn.Linear(8, 8), nn.Dropout())
+
+    return LayerSpec(f"tail.{n}", build, flat, 8)
+
+
+def growing(data: DataInfo, kind: str = "sound", sleep_s: float = 0.0) -> LayeredModel:
+    """Two layers, and more as it grows; a step takes at least `sleep_s`."""
+    first = nn.Sequential(nn.Flatten(), Sleeps(sleep_s), nn.Linear(64, 8))
+    return LayeredModel(
+        (
+            LayerSpec("first", first, flat, 8),
+            LayerSpec("second", lambda: nn.Sequential(nn.Dropout(), nn.Linear(8, 8)), flat, 8),
+        ),
+        style="image",
+        more=lambda n: _tail(kind, n),
+    )
+
+
+class Sleeps(nn.Module):
+    """Takes time on training batches only."""
+
+    def __init__(self, sleep_s: float) -> None:
+        super().__init__()
+        self.sleep_s = sleep_s
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(self.sleep_s)
+        return x

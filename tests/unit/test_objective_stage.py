@@ -469,12 +469,17 @@ def test_stash_and_restore() -> None:
     assert len(set(seen)) == 3
     stage.restore_stash(0)
     assert stage.module.weights_sha256() == seen[0]
-    stage.drop_stash(1)
+    stage.keep_stash(1, until=1)
+    with pytest.raises(KeyError):
+        stage.restore_stash(0)
+    stage.restore_stash(2)
+    assert stage.module.weights_sha256() == seen[2], "a later epoch's copy stays"
+    stage.keep_stash(1, until=2)
     with pytest.raises(KeyError):
         stage.restore_stash(2)
     stage.restore_stash(1)
     assert stage.module.weights_sha256() == seen[1]
-    stage.drop_stash(None)
+    stage.keep_stash(None, until=2)
     with pytest.raises(KeyError):
         stage.restore_stash(1)
 

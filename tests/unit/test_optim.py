@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -64,7 +66,7 @@ def parameter() -> nn.Parameter:
 def test_kinds(name: str, kind: type) -> None:
     config = OptimizerConfig(name=name, lr=0.5, weight_decay=0.25, betas=(0.5, 0.75), momentum=0.3)
     optimizer = make_optimizer(config, 1, [[parameter()]])
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert optimizer.defaults["lr"] == 0.5
     assert optimizer.defaults["weight_decay"] == 0.25
     if name == "sgd":
@@ -83,3 +85,30 @@ def test_groups_without_parameters_are_left_out() -> None:
     first, second = parameter(), parameter()
     optimizer = make_optimizer(OptimizerConfig(), 1, [[], [first], [], [second]])
     assert [group["params"] for group in optimizer.param_groups] == [[first], [second]]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_step_is_torchs_own_and_imports_no_compiler(name: str) -> None:
+    code = (
+        "import sys, torch\n"
+        "from scpl_ray.config.schema import OptimizerConfig\n"
+        "from scpl_ray.optim import make_optimizer\n"
+        "def train(make):\n"
+        "    torch.manual_seed(0)\n"
+        "    layer = torch.nn.Linear(8, 8)\n"
+        "    optimizer = make([list(layer.parameters())])\n"
+        "    for _ in range(3):\n"
+        "        optimizer.zero_grad(set_to_none=True)\n"
+        "        layer(torch.randn(4, 8)).square().sum().backward()\n"
+        "        optimizer.step()\n"
+        "    return layer.weight.detach().clone()\n"
+        f"config = OptimizerConfig(name={name!r}, weight_decay=0.1)\n"
+        "ours = train(lambda groups: make_optimizer(config, 1, groups))\n"
+        "print('torch._dynamo' in sys.modules)\n"
+        "kind = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}\n"
+        "more = {'momentum': 0.9} if config.name == 'sgd' else {}\n"
+        "torchs = train(lambda g: kind[config.name](g[0], 1e-3, weight_decay=0.1, fused=True, **more))\n"
+        "print(torch.equal(ours, torchs))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout.split() == ["False", "True"], shown.stderr
