@@ -18,7 +18,7 @@ from scpl_ray.elastic.request import request_of
 from scpl_ray.engine.base import Engine, StageState
 from scpl_ray.errors import RunError
 from scpl_ray.initial import read_initial
-from scpl_ray.job_checks import check_before, check_data, make_vectors
+from scpl_ray.job_checks import check_before, check_data, check_elastic, make_vectors
 from scpl_ray.jobs.board import Board
 from scpl_ray.jobs.record import new_record
 from scpl_ray.metrics import MetricsLog
@@ -194,7 +194,8 @@ class Job:
         specs = plan_stages(config, partition(build_model(config, info).names, config.stages))
         start = config.elastic.start_stages or len(specs)
         first = plan_stages(config, [spec.layers for spec in specs[:start]])
-        for warning in check_data(config, ready, len(specs)):
+        never = check_elastic(config, ready.steps_per_epoch, start)
+        for warning in [*check_data(config, ready, len(specs)), *never]:
             report.notice(warning)
         taken = None if initial is None else initial.report(config, info, first)
         if taken is not None:

@@ -8,8 +8,10 @@ from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.data.sources import check_source
 from scpl_ray.data.word_vectors import load_word_vectors
+from scpl_ray.elastic.plan import first_impossible, planned_changes
 from scpl_ray.engine.base import DataReady
 from scpl_ray.errors import ConfigError, DataError, unknown
+from scpl_ray.models.growth import extend
 from scpl_ray.models.registry import KINDS, build_model, import_factory
 from scpl_ray.models.text import WordVectors
 from scpl_ray.partition import partition
@@ -36,9 +38,54 @@ def check_before(config: Config) -> None:
                 raise ConfigError(
                     f"optimizer.stages: {number} is not a stage; allowed: 1 to {len(stages)}"
                 )
+        start = config.elastic.start_stages
+        if start is not None and start > len(stages):
+            raise ConfigError(
+                f"elastic.start_stages: {start} is more than the {len(stages)} stages of the "
+                f"config; allowed: 1 to {len(stages)}"
+            )
+    check_grown(config)
     check_source(config.data)
     if model.word_vectors and not Path(model.word_vectors).is_file():
         raise DataError(f"model.word_vectors: no file {model.word_vectors!r}; give its path")
+
+
+def check_grown(config: Config) -> None:
+    """Checks `model.grown` as `grow` would have: key by key.
+
+    Raises:
+        ConfigError: a key that cannot differ, or a value that is not accepted.
+    """
+    before = config.model_copy(update={"model": config.model.model_copy(update={"grown": []})})
+    for joined in config.model.grown:
+        before = extend(before, joined.layers, joined.change)
+
+
+def check_elastic(config: Config, steps_per_epoch: int, start: int) -> list[str]:
+    """Returns the planned changes that never come.
+
+    Args:
+        config: `elastic` and `train` are read.
+        steps_per_epoch: training steps of an epoch.
+        start: stages at the start.
+
+    Raises:
+        ConfigError: a planned shrink would leave no stage.
+    """
+    total = steps_per_epoch * config.train.epochs
+    changes = planned_changes(config.elastic, steps_per_epoch)
+    bad = first_impossible(start, [c for c in changes if c.step < total])
+    if bad is not None:
+        raise ConfigError(
+            f"elastic.{bad.kind}_at: the change before step {bad.step} (of {total}, "
+            f"{steps_per_epoch} an epoch) would leave no stage; a job needs one"
+        )
+    return [
+        f"elastic.{c.kind}_at: step {c.step} has no effect: training ends after step {total - 1} "
+        f"({steps_per_epoch} steps an epoch)"
+        for c in changes
+        if c.step >= total
+    ]
 
 
 def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:

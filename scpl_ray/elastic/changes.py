@@ -92,17 +92,23 @@ class Changes:
             f"{request.seconds['total']:.1f} s after the request ({spent})"
         )
 
-    def lost(self, spec: StageSpec) -> tuple[Request, Config | None]:
-        """A stage that joined has failed.
+    def lost(self, spec: StageSpec, goes_back: bool) -> tuple[Request, Config | None]:
+        """A stage that joined has failed, or the one that fed it.
+
+        Args:
+            spec: the stage.
+            goes_back: it had left before and is among those that have left again.
 
         Returns:
-            The request that it came from, and the config before it joined (None: it had left
-            before and goes back there, so the config stays).
+            The request that it came from, and the config before it first joined (None: it goes
+            back, so its layers stay).
         """
-        joined = next(j for j in reversed(self._joined) if j.spec == spec)
-        self._joined.remove(joined)
-        self.grown = [record for record in self.grown if record is not joined.record]
-        return joined.request, None if joined.record["returned"] else joined.config_before
+        of_it = [j for j in self._joined if j.spec == spec]
+        gone = of_it[-1:] if goes_back else of_it
+        self._joined = [j for j in self._joined if j not in gone]
+        records = [j.record for j in gone]
+        self.grown = [r for r in self.grown if not any(r is record for record in records)]
+        return of_it[-1].request, None if goes_back else of_it[0].config_before
 
 
 def _record(request: Request, spec: StageSpec, step: int, epoch: int) -> dict[str, Any]:

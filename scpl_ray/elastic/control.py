@@ -72,15 +72,17 @@ class Control:
         with self._lock:
             self._starter = Starter(engine, info, self._config, waiting)
             self._per_epoch = steps_per_epoch
-            early = list(self._queue)
+            early, self._queue = self._queue, []
             for n, change in enumerate(planned_changes(elastic, steps_per_epoch), 1):
                 reason = f"elastic.{change.kind}_at"
                 planned = Request(f"plan-{n}", change.kind, "plan", reason, exact=True)
                 planned.not_before, planned.timeout_s = change.step, elastic.timeout_s
                 self._add(planned)
             for request in early:
+                request.text = ""
+                self._queue.append(request)
                 self._check(request)
-            self._drop_ended()
+                self._drop_ended()
 
     @property
     def config(self) -> Config:
@@ -153,6 +155,8 @@ class Control:
             self._withdraw(growths[-1], "taken back by a shrink")
             request.move("done", "took back a growth that had not joined yet")
             request.step = self.step
+        elif request.not_before:
+            return  # what there is then is seen then
         elif len(self._starter.engine.specs) - (len(others) - len(growths)) <= 1:
             request.move("refused", "one stage is left; a job needs it (stop ends the job)")
 
@@ -186,7 +190,14 @@ class Control:
             if not self._starter.look():
                 self._told(request)
         self._drop_ended()
-        if self._starter.active is None and (due := self._first()) is not None:
+        due = self._first()
+        if due is None or self._starter.is_for(due):
+            return
+        if self._starter.active is not None and due.not_before <= self.step:
+            if self._starter.active.request.not_before <= self.step:
+                return
+            self._starter.cancel("queued", "behind a growth that is due now")
+        if self._starter.active is None:
             self._start(due)
 
     def _first(self) -> Request | None:
@@ -207,7 +218,8 @@ class Control:
     def _told(self, request: Request) -> None:
         self._drop_ended()
         self.changes.gave_up(request)
-        self._say(f"growth {request.state}: {request.text}; the job goes on as it was")
+        what = "growth" if request.kind == "grow" else "shrink"
+        self._say(f"{what} {request.state}: {request.text}; the job goes on as it was")
 
     # Boundaries.
 
@@ -232,7 +244,11 @@ class Control:
         assert self._starter is not None
         while True:
             due = [r for r in self._queue if r.not_before <= self.step]
-            turn = [r for r in due if r.kind == "shrink" or self._starter.is_for(r)]
+            turn = [
+                r
+                for r in due
+                if r.kind == "shrink" or (self._starter.is_for(r) and r.state == "ready")
+            ]
             request = next((r for r in due if r.exact), next(iter(turn), None))
             if request is None:
                 return Go.ON
@@ -240,7 +256,7 @@ class Control:
                 self._leave(request)
             elif self._starter.is_for(request):
                 if request.state != "ready":
-                    return Go.WAIT if request.exact else Go.ON
+                    return Go.WAIT
                 self._join(request)
             elif request.exact:
                 self._starter.cancel("queued", "behind a planned change")
@@ -262,7 +278,7 @@ class Control:
         engine = self._starter.engine
         if len(engine.specs) == 1:
             request.move("refused", "one stage is left; a job needs it")
-            self._drop_ended()
+            self._told(request)
             return
         self._starter.cancel("queued", "behind a stage that leaves")
         spec = engine.leave(self.config)
@@ -289,7 +305,8 @@ class Control:
             assert self._starter is not None
             # The last first: each brings back the config from before it joined.
             for spec, error in reversed(done.lost):
-                request, before = self.changes.lost(spec)
+                back = spec in self._starter.engine.parked
+                request, before = self.changes.lost(spec, back)
                 if before is not None:
                     self._starter.undo(spec, before)
                 self._starter.cancel("queued", "behind a stage that failed")

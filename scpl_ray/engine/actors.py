@@ -231,6 +231,10 @@ class ParkedActor:
         self.aside[number] = self.stages.pop(0)
         assert self.aside[number].spec.number == number
 
+    def forget_all(self) -> None:
+        """Gives all stages up: the one that fed them is no more."""
+        self.stages = []
+
     def take_back(self, number: int) -> None:
         """Puts a stage in its place again: it failed elsewhere."""
         self.stages.insert(0, self.aside.pop(number))

@@ -153,17 +153,23 @@ class LocalEngine:
                 if self._probation.get(number, 0) <= 0:
                     raise failure from None if known else error
                 assert isinstance(failure, ScplRayError)
+                if stage in self.away:
+                    raise failure from None if known else error
                 lost = tuple((spec, failure) for spec in self._lose(number))
                 return Done(item, tuple(stats), tuple(scores), lost)
         return Done(item, tuple(stats), tuple(scores))
 
     def _lose(self, number: int) -> list[StageSpec]:
         lost = [s for s in self.stages if s.spec.number >= number]
+        specs = [stage.spec for stage in lost]
         self.stages = [s for s in self.stages if s.spec.number < number]
-        self.away = [self._aside[s.spec.number] for s in lost if s.spec.number in self._aside] + (
-            self.away
-        )
-        return [stage.spec for stage in lost]
+        back = [self._aside[n] for n in (s.number for s in specs) if n in self._aside]
+        if not back:
+            # Those that have left joined behind the lost stage: what it fed them is no more.
+            specs += self.parked
+            self.away = []
+        self.away = back + self.away
+        return specs
 
     def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> LocalCandidate:
         """Builds a stage that is to join; a parked one goes on from its state."""

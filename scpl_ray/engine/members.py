@@ -262,18 +262,24 @@ class Members:
         return f"{shortage(wanted, 1, free, total)}, and no node joins a local Ray"
 
     def lose(self, number: int) -> list[StageSpec]:
-        """Takes a failed stage out, and those behind it, which it fed.
+        """Takes a failed stage out, and those behind it, which it fed; returns them in order.
 
         One that had left before goes back there, as it was when it left.
         """
         lost = [m for m in self.live if m.spec.number >= number]
+        specs = [member.spec for member in lost]
         self.live = [m for m in self.live if m.spec.number < number]
         for member in reversed(lost):
             member.end()
             if member.returned:
                 self.parked.insert(0, member.spec)
                 self.parked_actor.take_back.remote(member.spec.number)
-        return [member.spec for member in lost]
+        if lost and not lost[0].returned and self.parked:
+            # They joined behind the lost stage, and what it fed them is no more.
+            specs += self.parked
+            self.parked = []
+            self.parked_actor.forget_all.remote()
+        return specs
 
     def end(self) -> None:
         """Ends all actors."""

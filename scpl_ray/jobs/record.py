@@ -117,6 +117,7 @@ def write_record(record: JobRecord) -> None:
         ) from error
     if not record.running:
         ended = [r for r in read_records() if not r.running]
+        ended.sort(key=lambda r: r.ended_at or r.started_at)
         for old in ended[:-_KEPT_ENDED]:
             for suffix in (".json", ".out"):
                 (folder / f"{old.id}{suffix}").unlink(missing_ok=True)
@@ -130,7 +131,7 @@ def read_records() -> list[JobRecord]:
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
             record = JobRecord(**{k: v for k, v in tree.items() if k in names})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             continue  # being replaced, or not ours
         if record.running and not _alive(record):
             record = dataclasses.replace(record, status="died", error="its process is gone")

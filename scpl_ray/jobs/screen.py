@@ -58,7 +58,7 @@ def render(view: dict[str, Any]) -> RenderableType:
         parts.append(Text(f"the job last spoke {view['age_s']:.0f} s ago", style="yellow"))
     parts += [Text(), Text(f"{_near(view['folder'])}   {view['id']}", style="dim")]
     return Panel(
-        Group(*parts), title=f"{view['name']}: {view['phase']}", title_align="left", padding=(0, 1)
+        Group(*parts), title=f"{view['phase']}: {view['name']}", title_align="left", padding=(0, 1)
     )
 
 

@@ -43,15 +43,25 @@ def extend(config: Config, layers: int = 1, change: dict[str, Any] | None = None
     for key in change:
         if key not in allowed:
             raise ConfigError(f"layer config: {unknown('key', key, allowed)}")
+    if "options" in change and "factory" not in change:
+        raise ConfigError("layer config: options: they belong to a factory; name it too")
+    if any("factory" in joined.change for joined in config.model.grown) and not (
+        config.model.factory or "factory" in change
+    ):
+        raise ConfigError(
+            f"layer config: the last layers came from a factory, and the pattern of {kind!r} does "
+            "not go on behind them; name a factory again (--layer-config factory=module:function)"
+        )
     try:
-        ModelConfig.model_validate(config.model.model_dump() | change)
+        checked = ModelConfig.model_validate(config.model.model_dump() | change)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"layer config: {where}: {first['input']!r} is not accepted: {first['msg']}"
         ) from None
-    width, heads = config.model.width, change.get("heads", config.model.heads)
+    change = {key: getattr(checked, key) for key in change}
+    width, heads = config.model.width, checked.heads
     if kind == "transformer" and not config.model.factory and width % heads:
         raise ConfigError(
             f"layer config: heads: {heads} does not divide model.width: {width}; choose a divisor"
