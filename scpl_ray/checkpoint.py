@@ -28,7 +28,7 @@ from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.base import StageState
 from scpl_ray.errors import CheckpointError
 from scpl_ray.run_folder import write_atomically
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 FORMAT = 1
 

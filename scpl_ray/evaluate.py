@@ -11,7 +11,7 @@ import torch
 from scpl_ray.data.loader import BatchLoader
 from scpl_ray.models.activation import from_batch
 from scpl_ray.network import Network, load
-from scpl_ray.stage import ExitScore
+from scpl_ray.stage_facts import ExitScore
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from scpl_ray.data.batch import DataInfo
 from scpl_ray.errors import CheckpointError
 from scpl_ray.models.registry import build_model
 from scpl_ray.run_folder import CHECKPOINT, find_run
-from scpl_ray.stage_module import StageModule, StageSpec
+from scpl_ray.stage_facts import StageSpec
+from scpl_ray.stage_module import StageModule
 
 
 @dataclass(frozen=True)

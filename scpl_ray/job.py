@@ -27,7 +27,7 @@ from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter, Reporters
 from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG, RunFolder
 from scpl_ray.stage import plan_stages
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 from scpl_ray.summary import Outcome, summarize
 from scpl_ray.training import Training
 from scpl_ray.versions import versions

@@ -10,7 +10,7 @@ from typing import Any
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult
 from scpl_ray.run_folder import METRICS
-from scpl_ray.stage import StageStats
+from scpl_ray.stage_facts import StageStats
 
 _STEP_KEYS = ("loss", "contrastive", "prediction", "lr", "lonely_share", "memory_mib")
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from scpl_ray.engine.base import Done
 from scpl_ray.evaluate import ExitResult
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 _RECENT = 50
 

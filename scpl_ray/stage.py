@@ -24,7 +24,8 @@ from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import has_exit
 from scpl_ray.optim import learning_rate, make_optimizer
-from scpl_ray.stage_module import StageModule, StageSpec
+from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
+from scpl_ray.stage_module import StageModule
 
 
 @dataclass(frozen=True)
@@ -42,37 +43,6 @@ class Run:
     num_classes: int
     total_steps: int
     steps_per_epoch: int
-
-
-@dataclass(frozen=True)
-class StageStats:
-    """What a stage reports of one training step; times in seconds, `finished_at` since 1970."""
-
-    stage: int
-    step: int
-    loss: float
-    contrastive: float
-    prediction: float | None
-    correct: int | None
-    samples: int
-    lonely_share: float
-    lr: float
-    forward_s: float
-    update_s: float
-    memory_mib: float = 0.0
-    waiting_s: float = 0.0
-    shapes: str = ""
-    finished_at: float = 0.0
-
-
-@dataclass(frozen=True)
-class ExitScore:
-    """What an exit got right in one evaluated batch."""
-
-    stage: int
-    correct: int
-    samples: int
-    loss_sum: float
 
 
 @dataclass

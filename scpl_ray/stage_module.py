@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,7 @@ from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, apply_layer
 from scpl_ray.objective import LocalObjective
 from scpl_ray.rng import derive_seed
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """Where a stage sits.
-
-    Attributes:
-        number: from 1.
-        layers: names of its layers.
-        with_exit: whether it has an exit head.
-    """
-
-    number: int
-    layers: tuple[str, ...]
-    with_exit: bool
+from scpl_ray.stage_facts import StageSpec
 
 
 class StageModule(nn.Module):

@@ -11,7 +11,7 @@ from scpl_ray.engine.base import DataReady, Engine
 from scpl_ray.evaluate import ExitResult, fold
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.report import Reporter
-from scpl_ray.stage import ExitScore
+from scpl_ray.stage_facts import ExitScore
 
 
 class Training:

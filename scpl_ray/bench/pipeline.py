@@ -17,7 +17,7 @@ from scpl_ray.models.activation import from_batch
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.stage import Stage, plan_stages
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 _WARM_UP = 5
 

@@ -8,7 +8,7 @@ from typing import Any
 from scpl_ray.config.schema import Config
 from scpl_ray.elastic.request import Request
 from scpl_ray.engine.base import Done
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 
 @dataclass

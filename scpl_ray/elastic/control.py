@@ -22,7 +22,7 @@ from scpl_ray.elastic.request import Request
 from scpl_ray.elastic.starter import Starter
 from scpl_ray.engine.base import Ask, Done, Engine, Go, StageState
 from scpl_ray.evaluate import ExitResult
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 _KEPT_REQUESTS = 100
 

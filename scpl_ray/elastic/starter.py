@@ -12,7 +12,7 @@ from scpl_ray.engine.base import Candidate, Engine
 from scpl_ray.errors import ConfigError, ScplRayError
 from scpl_ray.models.growth import extend
 from scpl_ray.models.registry import build_model
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The kinds of actors: one makes batches, one holds a stage, one holds stages that have left."""
+"""The actors that compute: one holds a stage, one holds the stages that have left."""
 
 from __future__ import annotations
 
@@ -14,37 +14,19 @@ import torch
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import Batch, DataInfo
 from scpl_ray.engine import LOADED_AT
-from scpl_ray.engine.base import DataReady, StageState
+from scpl_ray.engine.base import StageState
 from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process, stage_state
-from scpl_ray.engine.data import fetch, load_data
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
-from scpl_ray.schedule import Evaluate, Train
-from scpl_ray.stage import ExitScore, Stage, StageStats
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.schedule import Train
+from scpl_ray.stage import Stage
+from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 
 
 def _extend_path(paths: list[str]) -> None:
     sys.path[:0] = [p for p in paths if p not in sys.path]
-
-
-class DataActor:
-    """Makes batches in a process of its own, ahead of the pipeline."""
-
-    def __init__(self, config: Config) -> None:
-        torch.set_num_threads(1)
-        self.config = config
-
-    def prepare(self, tokenizer: str | None = None) -> DataReady:
-        """Loads the data."""
-        self.loader, ready = load_data(self.config, tokenizer)
-        return ready
-
-    def batch(self, work: Train | Evaluate) -> Batch:
-        """Makes one batch."""
-        return fetch(self.loader, work)
 
 
 @dataclass(frozen=True)

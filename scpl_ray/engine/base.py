@@ -11,8 +11,7 @@ from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Work
-from scpl_ray.stage import ExitScore, StageStats
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 
 
 @dataclass(frozen=True)

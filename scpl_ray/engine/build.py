@@ -15,7 +15,7 @@ from scpl_ray.engine.base import StageState
 from scpl_ray.models.registry import build_model
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Run, Stage
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 

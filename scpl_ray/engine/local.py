@@ -31,7 +31,7 @@ from scpl_ray.errors import ScplRayError
 from scpl_ray.models.activation import from_batch
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Stage
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 
 @dataclass

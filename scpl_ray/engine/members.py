@@ -18,7 +18,7 @@ from scpl_ray.engine.actors import ParkedActor, StageActor, Started
 from scpl_ray.engine.base import PROBATION_STEPS, Ask, Progress, StageState
 from scpl_ray.engine.placement import Placement, place_one, shortage
 from scpl_ray.engine.wording import worded
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 
 def remote(kind: type, **options: Any) -> Any:

@@ -24,7 +24,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.engine import cluster
-from scpl_ray.engine.actors import DataActor
 from scpl_ray.engine.base import (
     Ask,
     Boundary,
@@ -34,12 +33,13 @@ from scpl_ray.engine.base import (
     Go,
     StageState,
 )
+from scpl_ray.engine.data_actor import DataActor
 from scpl_ray.engine.members import BuildArgs, Member, Members, RayCandidate, remote
 from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
 from scpl_ray.engine.wording import first_cause, late, worded
 from scpl_ray.errors import PipelineTimeoutError, ResourceError, ScplRayError
 from scpl_ray.models.text import WordVectors
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 
 _LOOK_AGAIN_S = 0.02
 

@@ -7,18 +7,25 @@ send it; what was set by hand stays as it is.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
 def present_token() -> None:
-    """Lets Ray send this user's token, if there is one."""
-    if "RAY_AUTH_MODE" not in os.environ and _places():
+    """Lets Ray send this user's token, if there is one.
+
+    Too late once Ray is imported: it has read the variable then, but the processes that it starts
+    would read it anew, and not agree.
+    """
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ and _places():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def token_place() -> str:
     """Where this user's token was found, in words."""
     places = _places()
+    if places and os.environ.get("RAY_AUTH_MODE") != "token":
+        return f"found in {places[0]}, but Ray was imported without RAY_AUTH_MODE=token"
     return f"found in {places[0]}" if places else "none was found"
 
 

@@ -23,8 +23,8 @@ LAYERS = "tests.ray.layers_for_tests"
 
 def growing(tmp_path: Path, name: str, kind: str = "sound", **changes: Any) -> dict[str, Any]:
     tree = small_config(Path("unused"), tmp_path, name=name, **changes)
-    tree["data"] = {"source": "digits", "limit": 300}
-    options = {"kind": kind, "sleep_s": 0.01}
+    tree["data"] = {"source": "digits"}
+    options = {"kind": kind, "sleep_s": 0.005}
     tree["model"] = {"factory": f"{LAYERS}:growing", "options": options}
     tree["train"] |= {"epochs": 2000}
     return tree

@@ -14,8 +14,7 @@ from scpl_ray.evaluate import ExitResult, fold
 from scpl_ray.report import PlainReporter, Plan, Recent
 from scpl_ray.schedule import Train
 from scpl_ray.screen import LiveReporter, final_table
-from scpl_ray.stage import ExitScore, StageStats
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from tests.helpers import small_config
 
 SPECS = [

@@ -16,8 +16,7 @@ from scpl_ray.errors import RunError
 from scpl_ray.evaluate import ExitResult
 from scpl_ray.models import Activation, LayeredModel, LayerSpec, build_model
 from scpl_ray.schedule import Train
-from scpl_ray.stage import StageStats
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec, StageStats
 from tests.unit.tools import TEXT, config
 
 READY, STARTING = Progress("ready", seconds={"build": 1.0}), Progress("starting", "layers")

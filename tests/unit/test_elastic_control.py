@@ -4,7 +4,7 @@ import pytest
 
 from scpl_ray.engine.base import Ask, Go, Progress
 from scpl_ray.schedule import Evaluate, Stash
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 from tests.unit.elastic_layers import Job
 
 # --- commands: growing ---------------------------------------------------------------------------

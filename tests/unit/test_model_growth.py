@@ -12,7 +12,8 @@ from scpl_ray.errors import ConfigError
 from scpl_ray.models import Activation, build_model
 from scpl_ray.models.growth import extend, per_layer
 from scpl_ray.models.layers import apply_layer
-from scpl_ray.stage_module import StageModule, StageSpec
+from scpl_ray.stage_facts import StageSpec
+from scpl_ray.stage_module import StageModule
 from tests.unit.tools import TEXT, config, image_batch, image_info, text_batch
 
 IMAGE = image_info(1, 8, 8)

@@ -15,7 +15,7 @@ from scpl_ray.models.layers import flatten
 from scpl_ray.objective import LocalObjective, has_exit
 from scpl_ray.optim import learning_rate
 from scpl_ray.stage import Run, Stage
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 from tests.unit.tools import (
     all_finite,
     build_stages,

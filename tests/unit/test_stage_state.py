@@ -21,7 +21,7 @@ from scpl_ray.models.growth import extend
 from scpl_ray.partition import partition
 from scpl_ray.report import Reporter
 from scpl_ray.stage import Stage, plan_stages
-from scpl_ray.stage_module import StageSpec
+from scpl_ray.stage_facts import StageSpec
 from tests.helpers import small_config
 from tests.unit.tools import TEXT, build_stages, config, image_batch, image_info, text_batch
 

@@ -1,0 +1,51 @@
+"""What is known of a stage without torch: where it sits, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Where a stage sits.
+
+    Attributes:
+        number: from 1.
+        layers: names of its layers.
+        with_exit: whether it has an exit head.
+    """
+
+    number: int
+    layers: tuple[str, ...]
+    with_exit: bool
+
+
+@dataclass(frozen=True)
+class StageStats:
+    """What a stage reports of one training step; times in seconds, `finished_at` since 1970."""
+
+    stage: int
+    step: int
+    loss: float
+    contrastive: float
+    prediction: float | None
+    correct: int | None
+    samples: int
+    lonely_share: float
+    lr: float
+    forward_s: float
+    update_s: float
+    memory_mib: float = 0.0
+    waiting_s: float = 0.0
+    shapes: str = ""
+    finished_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExitScore:
+    """What an exit got right in one evaluated batch."""
+
+    stage: int
+    correct: int
+    samples: int
+    loss_sum: float
