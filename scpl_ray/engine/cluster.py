@@ -24,7 +24,7 @@ from scpl_ray.engine.token import token_place
 from scpl_ray.errors import ResourceError
 
 _PROBE_S = 3.0
-_ATTACH_S = 15.0
+_ATTACH_S = 10.0
 
 
 def connect(config: Config, debug: bool = False) -> bool:

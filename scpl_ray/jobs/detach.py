@@ -38,15 +38,17 @@ def start_detached(arguments: list[str], name: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    errors: list[str] = []
     with path.open(encoding="utf-8", errors="replace") as said:
         while True:
             code = process.poll()
-            lines = said.read().splitlines()
-            if code is None or code == 0:
-                yield from lines
-            else:
-                yield from lines[:-1]
-                raise _failure(code, lines[-1] if lines else "", path)
+            for line in said.read().splitlines():
+                if errors or line.startswith("error: "):
+                    errors.append(line)
+                else:
+                    yield line
+            if code:
+                raise _failure(code, "\n".join(errors), path)
             if code == 0 or _trains(job_id):
                 break
             time.sleep(_LOOK_S)
@@ -59,6 +61,6 @@ def _trains(job_id: str) -> bool:
     return any(r.id == job_id and r.progress for r in read_records())
 
 
-def _failure(code: int, last: str, path: Path) -> Exception:
-    words = last.removeprefix("error: ") or f"it ended with code {code}; see {path}"
+def _failure(code: int, said: str, path: Path) -> Exception:
+    words = said.removeprefix("error: ") or f"it ended with code {code}; see {path}"
     return (UserError if code == 2 else RunError)(words)
