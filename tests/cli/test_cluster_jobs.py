@@ -151,7 +151,13 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.cli("shrink", "job").returncode == 0
     stopped = cluster.cli("stop", "job")
     assert stopped.returncode == 0, stopped.stderr
-    until(lambda: "SUCCEEDED" in cluster.jobs("status", "one").stdout, "the job's success", 30)
+
+    def ended() -> bool:
+        said = cluster.jobs("status", "one")
+        assert "FAILED" not in said.stdout + said.stderr, cluster.jobs("logs", "one").stdout
+        return "SUCCEEDED" in (said.stdout + said.stderr).upper()
+
+    until(ended, "the job's success", 30)
 
     summary = json.loads((runs / "job/summary.json").read_text())
     assert summary["status"] == "stopped"
