@@ -38,6 +38,8 @@ def request(
             else:
                 stage = f"stage {view['stage']}: " if view["stage"] else ""
                 words = f"{stage}{view['state']}" + (f": {view['text']}" if view["text"] else "")
+                if view["state"] == "queued" and view["not_before"]:
+                    words = f"{kind} is due at step {view['not_before']}"
                 click.echo(f"{name}: {view['text'] if view['state'] == 'done' else words}")
             taken.add(view["id"])
             if not wait and len(taken) == count:

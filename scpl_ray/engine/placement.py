@@ -132,8 +132,8 @@ def shortage(
     rows = []
     for name, each in (("CPU", placement.num_cpus), ("GPU", placement.num_gpus)):
         if each:
+            asked = f"{each:g} asked" if num_stages == 1 else f"{each:g} x {num_stages} asked"
             rows.append(
-                f"{name}: {each:g} x {num_stages} asked, {free.get(name, 0.0):g} free, "
-                f"{total.get(name, 0.0):g} in all"
+                f"{name}: {asked}, {free.get(name, 0.0):g} free, {total.get(name, 0.0):g} in all"
             )
     return "; ".join(rows)

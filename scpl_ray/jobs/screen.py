@@ -106,6 +106,9 @@ def _change(change: dict[str, Any]) -> Text:
         when = f", due at step {change['not_before']}" if change["not_before"] else ""
         who = "" if change["by"] == "command" else f" ({change['by']})"
         return Text(f"+ {what} {state}{when}{who}  {change['text']}", style="cyan")
+    if state == "done" and "total" in change["seconds"]:
+        took = f"{change['seconds']['total']:.1f} s after it was asked for"
+        return Text(f"  {what} joined at step {change['step']}, {took}", style="dim")
     if state == "done":
         return Text(f"  {change['text']}", style="dim")
     return Text(f"! {change['kind']} {state}: {change['text']}", style="red")

@@ -141,7 +141,7 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
         return changes and changes[-1][key]
 
     until(lambda: change() == "pending", "the pending request", 30)
-    assert "CPU: 1 x 1 asked, 0 free, 2 in all" in change("text")
+    assert "CPU: 1 asked, 0 free, 2 in all" in change("text")
     before = cluster.status()["step"]
     until(lambda: cluster.status()["step"] > before + 5, "training that goes on", 30)
 

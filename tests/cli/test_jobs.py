@@ -141,7 +141,7 @@ def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
     assert own.returncode == 0, own.stderr
     lacking = cli("grow", first, "--num-gpus", "1", "--timeout", "2s", cwd=job)
     assert lacking.returncode == 1
-    assert "GPU: 1 x 1 asked, 0 free, 0 in all" in lacking.stderr
+    assert "GPU: 1 asked, 0 free, 0 in all" in lacking.stderr
     for one in (second, first):
         assert cli("stop", one, cwd=job).returncode == 0
     summary = json.loads((job / "runs/job/summary.json").read_text())
