@@ -164,7 +164,11 @@ class Job:
             self.reporter.info("stop: asked for by a command")
             self.control.stop()
             return
-        self.control.handle(request_of(command))
+        try:
+            self.control.handle(request_of(command))
+        except Exception as error:
+            # The sender may be of another version; its command must not end the mailbox's thread.
+            self.reporter.info(f"a command was not understood: {type(error).__name__}: {error}")
 
     def _stages_changed(self) -> None:
         self.reporter.changed(self._plan())

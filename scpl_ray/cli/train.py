@@ -63,8 +63,12 @@ def command(
         from scpl_ray.jobs.detach import start_detached
 
         options = [*overrides, *extra, *(["--overwrite"] if overwrite else [])]
-        for line in start_detached([config, *options], resolved.name):
-            click.echo(line)
+        try:
+            for line in start_detached([config, *options], resolved.name):
+                click.echo(line)
+        except KeyboardInterrupt:
+            click.echo("no longer watching; the job goes on: scpl-ray list", err=True)
+            raise click.exceptions.Exit(130) from None
         return
     from scpl_ray.job import train
     from scpl_ray.screen import best_reporter, final_table
