@@ -104,3 +104,17 @@ def test_shortage_names_what_is_asked() -> None:
     both = shortage(Placement("cuda", 1.0, 0.5, ""), 4, {"CPU": 1.0}, {"CPU": 8.0, "GPU": 2.0})
     assert both == "CPU: 1 x 4 asked, 1 free, 8 in all; GPU: 0.5 x 4 asked, 0 free, 2 in all"
     assert "GPU" not in shortage(Placement("cpu", 1.0, 0.0, ""), 4, {}, {"CPU": 8.0})
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0, 1.0), (2, 1.0), (3, 1.0)])
+def test_gpus_may_come_where_nodes_may_join(gpus: int, share: float) -> None:
+    settings = config(resources__device="cuda")
+    total = {"CPU": 4.0, "GPU": float(gpus)}
+    placed = place(settings, 3, total, private=False)
+    assert (placed.device, placed.num_gpus) == ("cuda", share)
+    assert ("start_timeout_s" in placed.line) == (gpus < 3)
+    if gpus == 0:
+        with pytest.raises(ResourceError):
+            place(settings, 3, total, private=True)
+        automatic = place(config(resources__device="auto"), 3, total, private=False)
+        assert automatic.device == "cpu"
