@@ -31,7 +31,10 @@ def command(job: str | None, lines: int, follow: bool, address: str | None, debu
         record = meant[-1] if meant and not running else choose(job, records)
         path = _log_of(record.id, Path(record.folder))
         if path is not None:
-            _print(path, lines, follow, lambda: _runs(record.id))
+            try:
+                _print(path, lines, follow, lambda: _runs(record.id))
+            except KeyboardInterrupt:
+                raise click.exceptions.Exit(130) from None
             return
     from scpl_ray.jobs.client import reach
 

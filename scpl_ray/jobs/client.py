@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from scpl_ray.engine.cluster import attach
 from scpl_ray.errors import JobError
@@ -41,7 +41,7 @@ def cluster_jobs(address: str) -> list[JobRecord]:
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] != NAMESPACE or not actor["name"].startswith(PREFIX):
             continue
-        seen = _read(actor["name"])
+        seen = _ask(_find(actor["name"]))
         if seen is not None:
             status = seen["status"]
             keys = ("epoch", "epochs", "step", "steps")
@@ -85,9 +85,12 @@ class Reached:
 
     Attributes:
         record: who it is.
+        mailbox: its handle. Kept, because to look an actor up where Ray has ended takes a minute;
+            asking it takes as long as one likes.
     """
 
     record: JobRecord
+    mailbox: Any = None
 
     def read(self) -> dict[str, Any]:
         """What the job last said; see `Board.view`.
@@ -98,7 +101,7 @@ class Reached:
         deadline = time.monotonic() + 3 * _ANSWER_S
         while time.monotonic() < deadline:
             self._check_alive()
-            seen = _read(PREFIX + self.record.id)
+            seen = _ask(self._mailbox())
             if seen is not None and seen["status"]:
                 return {**seen["status"], "age_s": seen["age_s"]}
             time.sleep(_LOOK_S)
@@ -107,6 +110,11 @@ class Reached:
             f"job {self.record.id!r} does not answer (Ray at {self.record.address}, driver "
             f"{self.record.pid} on {self.record.host}); if its process hangs, end it there"
         )
+
+    def _mailbox(self) -> Any:
+        if self.mailbox is None:
+            self.mailbox = _find(PREFIX + self.record.id)
+        return self.mailbox
 
     def _check_alive(self) -> None:
         for record in read_records():
@@ -120,10 +128,11 @@ class Reached:
             JobError: the job has ended or cannot be reached.
         """
         self._check_alive()
+        mailbox = self._mailbox()
         try:
-            mailbox = ray.get_actor(PREFIX + self.record.id, namespace=NAMESPACE)
-            ray.get(mailbox.post.remote(command), timeout=_ANSWER_S)
-        except (ValueError, RayError):
+            if mailbox is not None:
+                ray.get(mailbox.post.remote(command), timeout=_ANSWER_S)
+        except RayError:
             self._check_alive()  # else it restarts: whoever waits for the answer sends again
 
     def ask(
@@ -233,10 +242,18 @@ def _attach(address: str) -> None:
         attach(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
 
 
-def _read(name: str) -> dict[str, Any] | None:
+def _find(name: str) -> Any:
     try:
-        mailbox = ray.get_actor(name, namespace=NAMESPACE)
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except (ValueError, RayError):
+        return None
+
+
+def _ask(mailbox: Any) -> dict[str, Any] | None:
+    if mailbox is None:
+        return None
+    try:
         seen: Any = ray.get(mailbox.read.remote(), timeout=_ANSWER_S)
-    except (ValueError, RayError, GetTimeoutError):
+    except RayError:
         return None
     return dict(seen)

@@ -73,8 +73,18 @@ def test_grow_twice_shrink_once_and_stop(job: Path) -> None:
     assert max(map(len, picture.stdout.splitlines())) <= 80
     gone = cli("shrink", cwd=job)
     assert gone.returncode == 0 and "stage 4 left before step" in gone.stdout
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "scpl_ray", "status", "--watch", "--json"],
+        cwd=job,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["phase"] == "training"
     ended = cli("stop", cwd=job)
     assert ended.returncode == 0, ended.stderr
+    watched, _ = watching.communicate(timeout=30)
+    assert watching.returncode == 0 and "has ended: stopped" in watched.splitlines()[-1]
     assert "has ended: stopped" in ended.stdout and str(job / "runs/job") in ended.stdout
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
