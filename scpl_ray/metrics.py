@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.engine.base import Done
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.run_folder import METRICS
 from scpl_ray.stage_facts import StageStats
 

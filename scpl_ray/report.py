@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scpl_ray.engine.base import Done
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
 
 _RECENT = 50

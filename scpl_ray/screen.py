@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scpl_ray.engine.base import Done
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.report import PlainReporter, Plan, Recent, Reporter
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from scpl_ray.config import Config
 from scpl_ray.engine.base import DataReady
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
 from scpl_ray.versions import versions
 

@@ -8,7 +8,7 @@ from scpl_ray import schedule
 from scpl_ray.config import Config
 from scpl_ray.elastic.control import Control
 from scpl_ray.engine.base import DataReady, Engine
-from scpl_ray.evaluate import ExitResult, fold
+from scpl_ray.exits import ExitResult, fold
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.report import Reporter
 from scpl_ray.stage_facts import ExitScore

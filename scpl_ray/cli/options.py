@@ -17,7 +17,6 @@ address_option = click.option(
     "--address", metavar="HOST:PORT", help="Look on this Ray cluster (also ray://HOST:10001)."
 )
 job_argument = click.argument("job", required=False)
-no_wait_help = "Wait until it has happened."
 
 
 class Seconds(click.ParamType):

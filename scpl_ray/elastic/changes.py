@@ -57,8 +57,9 @@ class Changes:
 
     def gave_up(self, request: Request) -> None:
         """A change will not come about."""
+        view = request.view()
         keys = ("kind", "by", "state", "text", "stage")
-        self.given_up.append({key: request.view()[key] for key in keys})
+        self.given_up.append({key: view[key] for key in keys})
 
     def first_batches(self, done: Done) -> list[Request]:
         """The growths whose stage has just finished its first batch."""
@@ -69,18 +70,14 @@ class Changes:
             if joined.flowing or at is None or done.stats[0].step < joined.record["step"]:
                 continue
             joined.flowing = True
-            seconds = joined.request.seconds
-            begun = joined.request.started_at or joined.request.asked_at
-            total = at - joined.request.asked_at
-            rest = total - (begun - joined.request.asked_at) - sum(seconds.values())
-            joined.request.seconds = (
-                {"queue": begun - joined.request.asked_at}
-                | seconds
-                | {"boundary": max(0.0, rest), "total": total}
-            )
-            rounded = {k: round(v, 3) for k, v in joined.request.seconds.items()}
-            joined.record["seconds"] = rounded
-            found.append(joined.request)
+            request = joined.request
+            queue = (request.started_at or request.asked_at) - request.asked_at
+            parts = {"queue": queue} | request.seconds
+            total = at - request.asked_at
+            rest = max(0.0, total - sum(parts.values()))
+            request.seconds = parts | {"boundary": rest, "total": total}
+            joined.record["seconds"] = {k: round(v, 3) for k, v in request.seconds.items()}
+            found.append(request)
         return found
 
     def started_line(self, request: Request) -> str:

@@ -21,7 +21,7 @@ from scpl_ray.elastic.plan import Pace, decide, planned_changes
 from scpl_ray.elastic.request import Request
 from scpl_ray.elastic.starter import Starter
 from scpl_ray.engine.base import Ask, Done, Engine, Go, StageState
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
 
 _KEPT_REQUESTS = 100
@@ -193,12 +193,11 @@ class Control:
         due = self._first()
         if due is None or self._starter.is_for(due):
             return
-        if self._starter.active is not None and due.not_before <= self.step:
-            if self._starter.active.request.not_before <= self.step:
+        if self._starter.active is not None:
+            if due.not_before > self.step or self._starter.active.request.not_before <= self.step:
                 return
             self._starter.cancel("queued", "behind a growth that is due now")
-        if self._starter.active is None:
-            self._start(due)
+        self._start(due)
 
     def _first(self) -> Request | None:
         """The growth that shall start now, if any."""
@@ -258,11 +257,9 @@ class Control:
                 if request.state != "ready":
                     return Go.WAIT
                 self._join(request)
-            elif request.exact:
+            else:
                 self._starter.cancel("queued", "behind a planned change")
                 self._start(request)
-            else:
-                return Go.ON
 
     def _join(self, request: Request) -> None:
         assert self._starter is not None

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from scpl_ray.engine.base import Ask
 
-# In this order; a request ends in one of ENDED.
-STATES = ("queued", "pending", "starting", "ready", "joined", "done")
+# Before: queued, pending, starting, ready, joined, in this order.
 ENDED = ("done", "given up", "withdrawn", "failed", "refused")
 
 
@@ -29,7 +28,7 @@ class Request:
         at_epoch: the earliest epoch, in place of a step.
         exact: it happens at `not_before` and at no other step, whatever it takes.
         timeout_s: seconds until a stage that has not started is given up.
-        state: where it is; see STATES and ENDED.
+        state: where it is; see ENDED.
         text: the state in words.
         step: where it happened, once it did.
         stage: number of the stage.

@@ -18,6 +18,7 @@ import warnings
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scpl_ray.config.schema import Config
 from scpl_ray.engine.token import token_place
@@ -41,7 +42,7 @@ def connect(config: Config, debug: bool = False) -> bool:
     """
     if ray.is_initialized():
         return False
-    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     options: dict = {"logging_level": logging.INFO if debug else logging.ERROR}
     options |= {"log_to_driver": debug, "namespace": f"scpl-ray-{os.getpid()}"}
@@ -125,8 +126,17 @@ def _why_not(address: str, words: str, error: BaseException | None) -> str:
 
 def is_private(config: Config) -> bool:
     """Whether the Ray of a config is this run's own, so that no node can join it."""
-    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    address = _address(config)
     return not address or address == "local"
+
+
+def _address(config: Config) -> str | None:
+    return config.resources.address or os.environ.get("RAY_ADDRESS")
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Places an actor on this process's node, where the files are that the config names."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def own_address() -> str:

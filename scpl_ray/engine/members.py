@@ -76,6 +76,18 @@ class BuildArgs:
     vectors: Any = None
     weights: Any = None
 
+    def build(self, actor: Any, device: str, state: Any = None) -> Any:
+        """Has an actor build its stage; returns the reference to its `Started`."""
+        return actor.build.remote(
+            self.info,
+            self.total_steps,
+            self.steps_per_epoch,
+            device,
+            self.vectors,
+            self.weights,
+            state,
+        )
+
 
 class RayCandidate:
     """A stage that starts beside the pipeline: its actor is placed, imports and builds.
@@ -103,15 +115,7 @@ class RayCandidate:
         if self.group is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, 0)
         self.actor = remote(StageActor, **options).remote(spec, config, threads, paths)
-        self._built = self.actor.build.remote(
-            args.info,
-            args.total_steps,
-            args.steps_per_epoch,
-            placement.device,
-            args.vectors,
-            args.weights,
-            state,
-        )
+        self._built = args.build(self.actor, placement.device, state)
         self._end: Progress | None = None
         self._placed = self.group is None
 
@@ -186,17 +190,7 @@ class Members:
         self.live = [
             Member(spec, make.remote(spec, self.config, threads, self.paths)) for spec in specs
         ]
-        return [
-            member.actor.build.remote(
-                args.info,
-                args.total_steps,
-                args.steps_per_epoch,
-                placement.device,
-                args.vectors,
-                args.weights,
-            )
-            for member in self.live
-        ]
+        return [args.build(member.actor, placement.device) for member in self.live]
 
     def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> RayCandidate:
         """Starts a stage that is to join; a parked one goes on from its state."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
@@ -64,11 +63,8 @@ class RayEngine:
         self.config = config
         self._shapes: dict[int, str] = {}
         self._owns_ray = cluster.connect(config, debug)
-        private = cluster.is_private(config)
-        self.members = Members(config, private)
-        # Beside this process, where the files are that the config names.
-        here = ray.get_runtime_context().get_node_id()
-        near = NodeAffinitySchedulingStrategy(here, soft=True)
+        self.members = Members(config, cluster.is_private(config))
+        near = cluster.beside_driver()
         self._data = remote(DataActor, num_cpus=0, scheduling_strategy=near).remote(config)
         self._flying: deque[_Flying] = deque()
 

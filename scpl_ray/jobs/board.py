@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.engine.base import Done
-from scpl_ray.evaluate import ExitResult
+from scpl_ray.exits import ExitResult
 from scpl_ray.jobs.record import JobRecord, write_record
 from scpl_ray.report import PlainReporter, Plan, Reporter
 

@@ -7,7 +7,6 @@ on Ray without a limit, and the job's record on this machine is asked first.
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import os
 import time
 import uuid
@@ -18,10 +17,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from scpl_ray.elastic.request import ENDED
 from scpl_ray.engine.cluster import attach
 from scpl_ray.errors import JobError
 from scpl_ray.jobs.mailbox import NAMESPACE, PREFIX
-from scpl_ray.jobs.record import JobRecord, choose, ended_line, read_records
+from scpl_ray.jobs.record import JobRecord, choose, ended_line, read_records, user_name
 
 _ANSWER_S = 5.0
 _RESEND_S = 3.0
@@ -161,7 +161,7 @@ class Reached:
                 if shown.get(key) != (view["state"], view["text"]):
                     shown[key] = (view["state"], view["text"])
                     yield view
-            if not missing and all(v["state"] in _ENDED for v in views.values()):
+            if not missing and all(v["state"] in ENDED for v in views.values()):
                 return
             if limit_s is not None and time.monotonic() - begun > limit_s:
                 raise JobError(
@@ -169,9 +169,6 @@ class Reached:
                     "request stands: scpl-ray status shows it"
                 )
             time.sleep(_LOOK_S)
-
-
-_ENDED = ("done", "given up", "withdrawn", "failed", "refused")
 
 
 def reach(job: str | None, address: str | None) -> Reached:
@@ -206,11 +203,7 @@ def _with_address(record: JobRecord) -> JobRecord:
 
 def new_command(kind: str, **arguments: Any) -> dict[str, Any]:
     """A command with an id, by which it can be sent twice and is done once."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return {"id": uuid.uuid4().hex[:8], "kind": kind, "user": user, **arguments}
+    return {"id": uuid.uuid4().hex[:8], "kind": kind, "user": user_name(), **arguments}
 
 
 def wait_ended(record: JobRecord, gone: Callable[[], bool], limit_s: float) -> JobRecord | None:
@@ -228,11 +221,7 @@ def wait_ended(record: JobRecord, gone: Callable[[], bool], limit_s: float) -> J
 
 def mailbox_gone(record: JobRecord) -> bool:
     """Whether the job's mailbox is no more."""
-    try:
-        ray.get_actor(PREFIX + record.id, namespace=NAMESPACE)
-    except (ValueError, RayError):
-        return True
-    return False
+    return _find(PREFIX + record.id) is None
 
 
 def _attach(address: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.jobs.mailbox import NAMESPACE, PREFIX, Mailbox
 
 _WAIT_S = 0.5
@@ -32,7 +32,6 @@ class Post:
         take: Callable[[dict[str, Any]], None],
         tick: Callable[[], None],
     ) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.mailbox: Any = (
             ray.remote(Mailbox)
             .options(
@@ -40,7 +39,7 @@ class Post:
                 namespace=NAMESPACE,
                 num_cpus=0,
                 max_restarts=-1,
-                scheduling_strategy=here,
+                scheduling_strategy=beside_driver(),
             )
             .remote(card)
         )

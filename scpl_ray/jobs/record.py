@@ -72,21 +72,25 @@ class JobRecord:
 
 def new_record(name: str, folder: Path, engine: str, job_id: str | None = None) -> JobRecord:
     """Describes a job of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
     return JobRecord(
         id=job_id or new_id(name),
         name=name,
         folder=str(folder.resolve()),
         engine=engine,
-        user=user,
+        user=user_name(),
         host=socket.gethostname(),
         pid=os.getpid(),
         process_at=psutil.Process().create_time(),
         started_at=time.time(),
     )
+
+
+def user_name() -> str:
+    """Who runs this process; the number where the system has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def new_id(name: str) -> str:

@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from scpl_ray.elastic.request import ENDED
 from scpl_ray.jobs.record import JobRecord
 from scpl_ray.screen import clock, percent, span
 
-_WAITING = ("queued", "pending", "starting", "ready", "joined")
 _LATEST = 3
 
 
@@ -49,8 +49,8 @@ def render(view: dict[str, Any]) -> RenderableType:
     if "step" in view:
         parts.append(ProgressBar(total=view["steps"], completed=view["step"]))
         parts += [Text(), _stages(view["stages"])]
-    changes = [_change(c) for c in view["changes"] if c["state"] in _WAITING]
-    ended = [c for c in view["changes"] if c["state"] not in _WAITING]
+    changes = [_change(c) for c in view["changes"] if c["state"] not in ENDED]
+    ended = [c for c in view["changes"] if c["state"] in ENDED]
     changes += [_change(c) for c in ended[-_LATEST:]]
     if changes:
         parts += [Text(), *changes]
@@ -102,7 +102,7 @@ def _change(change: dict[str, Any]) -> Text:
     if state in ("pending", "starting"):
         waited = f" ({change['waited_s']:.0f} s of {change['timeout_s']:.0f})"
         return Text(f"+ {what} {state}{waited}: {change['text']}", style="yellow")
-    if state in _WAITING:
+    if state not in ENDED:
         when = f", due at step {change['not_before']}" if change["not_before"] else ""
         who = "" if change["by"] == "command" else f" ({change['by']})"
         return Text(f"+ {what} {state}{when}{who}  {change['text']}", style="cyan")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,9 @@ def test_long_names_and_many_stages() -> None:
 def test_a_long_name_leaves_the_phase_on_the_screen() -> None:
     text = "\n".join(lines(render(view(name=LONG, phase="evaluating"))))
     assert "evaluating" in text
+
+
+def test_looking_at_jobs_imports_no_torch() -> None:
+    code = "import sys, scpl_ray.jobs.screen, scpl_ray.jobs.client; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout.strip() == "False", shown.stderr
