@@ -200,6 +200,47 @@ class ElasticConfig(Section):
     )
 
 
+class FaultToleranceConfig(Section):
+    """What is kept so that a process that dies costs time and nothing else."""
+
+    enabled: bool = Field(True, description="false: keep nothing; a process that dies ends the run")
+    snapshot_every_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="seconds between snapshots in memory; default: by their measured cost"
+    )
+    snapshot_every_steps: Positive | None = Field(
+        None, description="steps between snapshots in memory, in place of seconds"
+    )
+    log_mib: Positive = Field(
+        512, description="inputs kept for a replay, of all stages; when full: an earlier snapshot"
+    )
+    checkpoint_every_s: Annotated[float, Field(gt=0)] | None = Field(
+        60.0, description="seconds between checkpoints on storage; null: only by steps, or none"
+    )
+    checkpoint_every_steps: Positive | None = Field(
+        None, description="steps between checkpoints on storage, beside the seconds"
+    )
+    storage: str | None = Field(
+        None,
+        description="folder or URI (s3://, gs://, hdfs://) of checkpoints; default: the run's",
+    )
+    keep: Positive = Field(2, description="checkpoints kept while the run trains")
+    max_failures: Annotated[int, Field(ge=0)] | None = Field(
+        100, description="dead processes that a run survives in all; null: any number"
+    )
+    max_failures_per_stage: Annotated[int, Field(ge=0)] | None = Field(
+        50, description="of one stage; null: any number"
+    )
+    max_failures_per_batch: Annotated[int, Field(ge=0)] = Field(
+        2, description="of one stage at the same batch; one more ends the run"
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss that is NaN or infinite: stop, or skip the batch and count it"
+    )
+    standby: bool = Field(
+        True, description="CPU stages on a local Ray: keep a started process for a stage that dies"
+    )
+
+
 class ResourcesConfig(Section):
     """What each stage holds."""
 
@@ -241,6 +282,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     pipeline: PipelineConfig = PipelineConfig()
     elastic: ElasticConfig = ElasticConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
 

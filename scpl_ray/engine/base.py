@@ -68,12 +68,21 @@ class DataReady:
 
 @dataclass(frozen=True)
 class StageState:
-    """A stage's tensors for a checkpoint, serialised as safetensors."""
+    """A stage's tensors for a snapshot or a checkpoint, serialised as safetensors.
+
+    Attributes:
+        weights: weights and buffers by global name.
+        optimizer: the optimizer's tensors, keyed `PARAMETER NAME/STATE NAME`.
+        sha256: digest of the weights; empty in a snapshot, which leaves it out.
+        next_step: the step that the stage expects.
+        stash: weights kept at the end of epochs (from 0), for `train.select: best`.
+    """
 
     weights: bytes
     optimizer: bytes
     sha256: str
     next_step: int
+    stash: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
