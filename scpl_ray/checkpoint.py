@@ -11,7 +11,6 @@ Loading never unpickles. A manifest is written last, so a folder with one is com
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -19,14 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.base import StageState
 from scpl_ray.errors import CheckpointError
+from scpl_ray.manifest import (
+    MANIFEST,
+    TOKENIZER,
+    Damaged,
+    describe,
+    described,
+    optimizer_file,
+    read_tensors,
+    read_tree,
+    sha256,
+    weights_file,
+)
 from scpl_ray.run_folder import write_atomically
 from scpl_ray.stage_facts import StageSpec
 
@@ -73,34 +82,30 @@ def save_checkpoint(
     stages: list[dict[str, Any]] = []
     step = 0
     for spec, state in zip(specs, states, strict=True):
-        name = f"stage-{spec.number}"
-        write_atomically(building / f"{name}.safetensors", state.weights)
-        write_atomically(building / f"{name}.optimizer.safetensors", state.optimizer)
+        weights, optimizer = weights_file(spec.number), optimizer_file(spec.number)
+        write_atomically(building / weights, state.weights)
+        write_atomically(building / optimizer, state.optimizer)
         step = max(step, state.next_step)
         stages.append(
             {
                 **dataclasses.asdict(spec),
-                "file": f"{name}.safetensors",
-                "file_sha256": hashlib.sha256(state.weights).hexdigest(),
-                "optimizer_file": f"{name}.optimizer.safetensors",
-                "optimizer_sha256": hashlib.sha256(state.optimizer).hexdigest(),
+                "file": weights,
+                "file_sha256": sha256(state.weights),
+                "optimizer_file": optimizer,
+                "optimizer_sha256": sha256(state.optimizer),
                 "weights_sha256": state.sha256,
                 "next_step": state.next_step,
             }
         )
-    data = dataclasses.asdict(info)
     if info.tokenizer:
-        write_atomically(building / "tokenizer.json", info.tokenizer.encode())
-        data.pop("tokenizer")
+        write_atomically(building / TOKENIZER, info.tokenizer.encode())
     manifest = {
         "format": FORMAT,
         "step": step,
-        "threads": threads,
         "stages": stages,
-        "data": data,
-        "config": config.model_dump(mode="json"),
+        **describe(config, info, threads),
     }
-    write_atomically(building / "manifest.json", json.dumps(manifest, indent=2).encode())
+    write_atomically(building / MANIFEST, json.dumps(manifest, indent=2).encode())
     shutil.rmtree(path, ignore_errors=True)
     building.rename(path)
     return [stage["weights_sha256"] for stage in stages]
@@ -120,35 +125,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: naming the file that is missing, damaged or foreign.
     """
-    manifest = _manifest(path / "manifest.json")
+    manifest = _manifest(path / MANIFEST)
     try:
-        data = dict(manifest["data"])
-        stages = manifest["stages"]
+        tokenizer = ""
+        if manifest["data"]["kind"] == "text":
+            tokenizer = (path / TOKENIZER).read_text(encoding="utf-8")
+        config, info, threads = described(manifest, tokenizer)
+        stages, step = manifest["stages"], int(manifest["step"])
         specs = [StageSpec(s["number"], tuple(s["layers"]), s["with_exit"]) for s in stages]
-        config = Config.model_validate(manifest["config"])
-        if data["kind"] == "text":
-            data["tokenizer"] = (path / "tokenizer.json").read_text(encoding="utf-8")
-        for key in ("label_names", "image_shape", "pixel_stats"):
-            data[key] = tuple(data[key])
-        info = DataInfo(**data)
-        step, threads = int(manifest["step"]), int(manifest["threads"])
+        parts = [(path / s["file"], s["file_sha256"]) for s in stages]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path}: damaged, or written by another version ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); train again, or restore the folder from a copy"
         ) from error
     weights: dict[str, Tensor] = {}
-    for stage in stages:
-        weights |= _tensors(path / stage["file"], stage["file_sha256"])
+    for file, checksum in parts:
+        weights |= _tensors(file, checksum)
     return Checkpoint(config, info, specs, step, threads, weights)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = read_tree(path.read_bytes(), str(path))
+    except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    except Damaged as error:
+        raise CheckpointError(str(error)) from error
+    found = manifest.get("format")
     if found != FORMAT:
         raise CheckpointError(
             f"{path}: format {found!r} is not a checkpoint of this version (it reads {FORMAT})"
@@ -156,19 +160,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+def _tensors(path: Path, checksum: str) -> dict[str, Tensor]:
     try:
-        content = path.read_bytes()
+        return read_tensors(path.read_bytes(), checksum, str(path))
     except OSError as error:
         raise CheckpointError(
             f"{path}: {error.strerror}; not whole: restore the file or train again"
         ) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(
-            f"{path}: its checksum differs from the manifest's: the file is damaged or was "
-            "replaced; restore it or train again"
-        )
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    except Damaged as error:
+        raise CheckpointError(f"{error}; restore it or train again") from error

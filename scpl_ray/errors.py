@@ -76,6 +76,10 @@ class StageError(RunError):
         return f"{where}{shapes}: {self.cause}"
 
 
+class StageMemoryError(StageError):
+    """A stage ran out of memory; another process may have it, so the stage is replaced."""
+
+
 class NonFiniteLossError(RunError):
     """A stage's loss is NaN or infinite; the run stops before the update spoils the weights.
 

@@ -15,7 +15,7 @@ from scpl_ray.config import Config, load_config
 from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.plan import most_stages, planned_changes
 from scpl_ray.elastic.request import request_of
-from scpl_ray.engine.base import Engine, StageState
+from scpl_ray.engine.base import Engine, Parts, StageState
 from scpl_ray.errors import RunError
 from scpl_ray.initial import read_initial
 from scpl_ray.job_checks import check_before, check_data, check_elastic, make_vectors
@@ -25,9 +25,12 @@ from scpl_ray.metrics import MetricsLog
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter, Reporters
-from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG, RunFolder
+from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG
+from scpl_ray.run_state import capture, recall
+from scpl_ray.safekeeping import resumed_of
 from scpl_ray.stage import plan_stages
 from scpl_ray.stage_facts import StageSpec
+from scpl_ray.start import Start
 from scpl_ray.summary import Outcome, summarize
 from scpl_ray.training import Training
 from scpl_ray.versions import versions
@@ -55,6 +58,8 @@ def train(
     reporter: Reporter | None = None,
     debug: bool = False,
     job_id: str | None = None,
+    resume: bool = False,
+    from_step: int | None = None,
 ) -> TrainedRun:
     """Trains a network layer-parallel and writes its run folder.
 
@@ -66,6 +71,10 @@ def train(
         reporter: who listens; default: plain lines on standard output.
         debug: let Ray and the actors print.
         job_id: how others address the job; default: the name and four digits.
+        resume: go on with the run of this name from its newest checkpoint; without one, from the
+            beginning; a finished run is returned as it is.
+        from_step: train anew, under the name NAME-from-STEP, from the newest checkpoint of the
+            run up to this step: to look at a batch again.
 
     Returns:
         The finished run.
@@ -78,37 +87,43 @@ def train(
 
     extra = [] if name is None else [f"name={name}"]
     resolved = load_config(config, [*overrides, *extra])
-    return Job(resolved, overwrite, reporter or PlainReporter(), debug, job_id).train()
+    start = Start(resolved, overwrite, resume, from_step)
+    if start.ended is not None:
+        return TrainedRun(start.folder.path, start.ended)
+    return Job(start, reporter or PlainReporter(), debug, job_id).train()
 
 
 class Job:
     """One run, from its config to its summary.
 
     Args:
-        config: the resolved config.
-        overwrite: replace an existing run of that name.
+        start: what it begins with.
         reporter: who listens.
         debug: let Ray and the actors print.
         job_id: how others address it; default: the name and four digits.
     """
 
     def __init__(
-        self,
-        config: Config,
-        overwrite: bool,
-        reporter: Reporter,
-        debug: bool,
-        job_id: str | None = None,
+        self, start: Start, reporter: Reporter, debug: bool = False, job_id: str | None = None
     ) -> None:
-        self.config, self.debug = config, debug
-        self.folder = RunFolder(config, overwrite)
-        self.board = Board(
-            new_record(config.name, self.folder.path, config.pipeline.engine, job_id)
-        )
+        self.begins, self.config, self.folder = start, start.config, start.folder
+        self.debug = debug
+        config, engine = self.config, self.config.pipeline.engine
+        self.board = Board(new_record(config.name, self.folder.path, engine, job_id))
         self.reporter = Reporters(reporter, self.board)
-        self.control = Control(config, self.reporter.info, self._stages_changed, self._stage_left)
+        start.listen(self.reporter.info)
+        self.safe = start.safe
+        self.control = Control(
+            config,
+            self.reporter.info,
+            self._stages_changed,
+            self._stage_left,
+            self.safe.note,
+            self.safe.forget,
+        )
         self.board.requests = self.control.views
         self.training = Training(config, self.control, self.reporter)
+        self.training.keep = self._keep
 
     def train(self) -> TrainedRun:
         """Does it all; on failure or Ctrl-C nothing half-written and no process is left."""
@@ -117,6 +132,7 @@ class Job:
         status, error = "failed", ""
         try:
             check_before(self.config)
+            self.safe.begin(self.begins.saved is None, self.folder.overwrite)
             engine = self._engine()
             post = self._post(engine)
             run = self._train(engine)
@@ -134,6 +150,7 @@ class Job:
                 post.close()
             if engine is not None:
                 engine.close()
+            self.safe.close(clear=status == "finished")
             self.board.update(status=status, error=error, ended_at=time.time())
 
     def _engine(self) -> Engine:
@@ -144,7 +161,9 @@ class Job:
         from scpl_ray.engine.pipeline import RayEngine
 
         self.reporter.info("starting Ray")
-        return RayEngine(self.config, self.debug)
+        engine = RayEngine(self.config, self.debug, self.reporter.info)
+        engine.recovery.saved = self.safe.again
+        return engine
 
     def _post(self, engine: Engine) -> Any:
         """Opens the job's mailbox, where there is a Ray to hold it."""
@@ -170,6 +189,13 @@ class Job:
             # The sender may be of another version; its command must not end the mailbox's thread.
             self.reporter.info(f"a command was not understood: {type(error).__name__}: {error}")
 
+    def _keep(self, parts: Parts) -> None:
+        """Writes a checkpoint; called when all work before it is done and counted."""
+        engine, step = self._running, parts.step
+        run = capture(self.config, self.training, self.control.changes, step, engine.failures)
+        config = self.control.config_before(step)
+        self.safe.keep(parts, config, self._ready.info, engine.threads, run)
+
     def _stages_changed(self) -> None:
         self.reporter.changed(self._plan())
 
@@ -185,10 +211,11 @@ class Job:
 
     def _train(self, engine: Engine) -> TrainedRun:
         config, report = self.config, self.reporter
-        initial = read_initial(config)
+        saved = self.begins.saved
+        initial = read_initial(config) if saved is None else None
         self.board.phase = "preparing data"
         report.info("preparing data")
-        ready = engine.prepare_data(None if initial is None else initial.tokenizer)
+        ready = engine.prepare_data(self.begins.tokenizer(initial))
         self._ready, self._running = ready, engine
         info = ready.info
         if info.notice:
@@ -210,20 +237,33 @@ class Job:
         most = most_stages(start, planned_changes(config.elastic, ready.steps_per_epoch))
         weights = None if initial is None else initial.weights()
         vectors = make_vectors(config, info)
-        for line in engine.start(first, vectors, max(most, len(specs)), weights):
+        resumed, waiting = None, specs[start:]
+        if saved is not None:
+            resumed = resumed_of(saved)
+            recall(saved.run, self.training)
+            noted = self.begins.noted()
+            self.control.recall(saved.step, saved.run["changes"], noted, saved.config)
+            there = {name for spec in [*saved.specs, *saved.parked] for name in spec.layers}
+            first, waiting = saved.specs, [s for s in specs if not there & set(s.layers)]
+        for line in engine.start(first, vectors, max(most, len(specs)), weights, resumed):
             report.info(line)
-        self.control.begin(engine, info, ready.steps_per_epoch, specs[start:])
+        engine.failures.extend(self.begins.failures())
+        engine.marks.may_write = lambda: not self.safe.writer.busy
+        self.control.begin(engine, info, ready.steps_per_epoch, waiting)
         if self.control.stopping:
             raise RunError("stopped by a command before the first step; nothing was trained")
         self.folder.make()
-        self.board.keep_log(self.folder.path / LOG)
+        self.board.keep_log(self.folder.path / LOG, append=saved is not None)
         report.started(self._plan())
         training = self.training
-        log = MetricsLog(self.folder.path, config.output.tensorboard)
+        at = None if saved is None else (training.logged, saved.step)
+        log = MetricsLog(self.folder.path, config.output.tensorboard, at)
         try:
             seconds = training.epochs(engine, ready, log)
             stopped = self.control.stopping
             self.control.finish()
+            self.safe.wait()
+            training.last_checkpoint(engine, log)
             self.board.phase = "stopping" if stopped else "evaluating"
             selected = training.select(engine, ready.steps_per_epoch, stopped)
             final = {} if stopped else training.final(engine, ready, selected, log)
@@ -248,6 +288,7 @@ class Job:
             changes.shrunk,
             changes.given_up,
             taken,
+            engine.failures,
         )
         summary = summarize(config, ready, stages, outcome)
         self.folder.write_summary(summary)
@@ -258,6 +299,8 @@ class Job:
         if self.training.steps == 0:
             self.folder.remove()
             return
+        if self.begins.saved is not None or self.safe.writer.last_step is not None:
+            self.reporter.info("scpl-ray train ... --resume goes on from the newest checkpoint")
         changes = self.control.changes
         self.folder.write_summary(
             {

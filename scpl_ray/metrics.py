@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,27 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         tensorboard: whether to write events too.
+        resumed: bytes of the log and steps from which a run goes on; what came later is dropped.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
-        self._file = (folder / METRICS).open("w", encoding="utf-8", buffering=1)
+    def __init__(
+        self, folder: Path, tensorboard: bool, resumed: tuple[int, int] | None = None
+    ) -> None:
+        path = folder / METRICS
+        if resumed is not None and path.exists():
+            os.truncate(path, min(resumed[0], path.stat().st_size))
+        mode = "w" if resumed is None else "a"
+        self._file = path.open(mode, encoding="utf-8", buffering=1)
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            purge = None if resumed is None else resumed[1]
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+
+    def position(self) -> int:
+        """Bytes of the log up to now."""
+        return self._file.tell()
 
     def step(self, epoch: int, done: Done) -> None:
         """Logs one training step of all stages."""

@@ -21,14 +21,15 @@ class RunFolder:
     Args:
         config: `output.dir` and `name` are read.
         overwrite: replace a finished or broken run of the same name.
+        resume: go on with a run of the same name.
 
     Raises:
         ConfigError: the name is taken, or the folder is not a run's.
     """
 
-    def __init__(self, config: Config, overwrite: bool = False) -> None:
+    def __init__(self, config: Config, overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(config.output.dir) / config.name
-        self.config, self.overwrite = config, overwrite
+        self.config, self.overwrite, self.resume = config, overwrite, resume
         self._made = False
         self.check()
 
@@ -36,25 +37,25 @@ class RunFolder:
         """Refuses a name that is taken."""
         if not (self.path.exists() or self.path.is_symlink()):
             return
-        if not self.overwrite:
+        if not (self.overwrite or self.resume):
             raise ConfigError(
                 f"name: {self.config.name!r} is taken: {self.path} exists. Choose another with "
-                "--name, or replace it with --overwrite"
+                "--name, go on with it by --resume, or replace it with --overwrite"
             )
         if not (self.path / CONFIG).is_file():
             raise ConfigError(
                 f"name: {self.path} exists and is not the folder of a run (no {CONFIG} in it), so "
-                "--overwrite leaves it alone; choose another --name"
+                "--overwrite and --resume leave it alone; choose another --name"
             )
 
     def make(self) -> None:
         """Makes the folder, after removing the old run if that was asked for."""
         self.check()
+        goes_on = self.resume and self.path.exists()
         try:
-            if self.path.exists():
+            if self.path.exists() and not goes_on:
                 shutil.rmtree(self.path)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir()
+            self.path.mkdir(parents=True, exist_ok=goes_on)
         except FileExistsError:
             raise ConfigError(
                 f"name: {self.config.name!r} is taken: {self.path} was made by another run just "
@@ -65,7 +66,8 @@ class RunFolder:
                 f"output.dir: cannot write {self.path}: {error.strerror}; choose a folder that "
                 "you may write to"
             ) from error
-        self._made = True
+        self._made = not goes_on
+        (self.path / SUMMARY).unlink(missing_ok=True)
         write_atomically(self.path / CONFIG, dump_yaml(self.config).encode())
 
     def remove(self) -> None:
@@ -73,6 +75,14 @@ class RunFolder:
         if self._made:
             shutil.rmtree(self.path, ignore_errors=True)
             self._made = False
+
+    def summary(self) -> dict[str, Any] | None:
+        """What summary.json says; None where there is none that can be read."""
+        try:
+            tree = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return tree if isinstance(tree, dict) else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""

@@ -3,6 +3,8 @@
     epoch 0: Train(0) Train(1) ... | Evaluate(validation) ... | Stash(0)
     epoch 1: Train(n) ...
 
+Markers (Snapshot) are put in between by whoever runs it.
+
 All work streams through the stages in this order, evaluation too: stage k evaluates with the
 weights that it has after the epoch's last batch while stage 1 trains on already.
 """
@@ -39,16 +41,43 @@ class Stash:
     epoch: int
 
 
-Work = Train | Evaluate | Stash
+@dataclass(frozen=True)
+class Restore:
+    """Go back to the copy of the weights after `epoch`."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copy the stage's whole state as it is before `step`: the marker among the batches.
+
+    Each stage meets it between the same two batches, so the copies are of one moment of the run,
+    though no stage stops for another (Chandy & Lamport 1985).
+
+    Attributes:
+        step: the next training step.
+        durable: it becomes a checkpoint on storage; else it stays in memory.
+    """
+
+    step: int
+    durable: bool = False
+
+
+Work = Train | Evaluate | Stash | Restore | Snapshot
 
 
 def training(
-    epochs: int, steps_per_epoch: int, validation_batches: int, stash: bool
+    epochs: int, steps_per_epoch: int, validation_batches: int, stash: bool, first: int = 0
 ) -> Iterator[Work]:
-    """Yields the work of a whole training run."""
-    for epoch in range(epochs):
+    """Yields the work of a training run from the step `first` on.
+
+    A run that goes on at the first step of an epoch has evaluated the epoch before.
+    """
+    for epoch in range(first // steps_per_epoch, epochs):
         for i in range(steps_per_epoch):
-            yield Train(epoch * steps_per_epoch + i, epoch)
+            if epoch * steps_per_epoch + i >= first:
+                yield Train(epoch * steps_per_epoch + i, epoch)
         yield from evaluation("validation", epoch, validation_batches)
         if stash:
             yield Stash(epoch)

@@ -86,7 +86,7 @@ class Stage:
             make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
         )
         self._pending: _Pending | None = None
-        self._stash: dict[int, dict[str, Tensor]] = {}
+        self.kept: dict[int, dict[str, Tensor]] = {}
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(
@@ -188,17 +188,21 @@ class Stage:
         """Makes `step` the next one: the stage joins a run that is under way."""
         self.next_step, self._pending = step, None
 
+    def forget_pending(self) -> None:
+        """Forgets a batch whose forward is through and whose update never comes."""
+        self._pending = None
+
     def stash(self, epoch: int) -> None:
         """Keeps a copy of the weights at the end of an epoch."""
-        self._stash[epoch] = {k: v.clone() for k, v in self.module.named_state().items()}
+        self.kept[epoch] = {k: v.clone() for k, v in self.module.named_state().items()}
 
     def keep_stash(self, epoch: int | None, until: int) -> None:
         """Of the copies up to the epoch `until`, forgets all but one; later ones stay."""
-        self._stash = {k: v for k, v in self._stash.items() if k == epoch or k > until}
+        self.kept = {k: v for k, v in self.kept.items() if k == epoch or k > until}
 
     def restore_stash(self, epoch: int) -> None:
         """Goes back to the weights that were kept at the end of an epoch."""
-        self.module.load_named(self._stash[epoch])
+        self.module.load_named(self.kept[epoch])
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""

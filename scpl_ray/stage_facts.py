@@ -22,7 +22,11 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class StageStats:
-    """What a stage reports of one training step; times in seconds, `finished_at` since 1970."""
+    """What a stage reports of one training step; times in seconds, `finished_at` since 1970.
+
+    `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of the input,
+    `skipped` says that the loss was not finite and nothing was learned.
+    """
 
     stage: int
     step: int
@@ -39,6 +43,9 @@ class StageStats:
     waiting_s: float = 0.0
     shapes: str = ""
     finished_at: float = 0.0
+    snapshot_s: float = 0.0
+    given_mib: float = 0.0
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

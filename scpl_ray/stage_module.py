@@ -77,9 +77,14 @@ class StageModule(nn.Module):
 
     def weights_sha256(self) -> str:
         """Digest of names, types, shapes and bytes of all weights and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.named_state().items()):
-            host = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {host.dtype} {list(host.shape)}\n".encode())
-            digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.named_state())
+
+
+def weights_digest(weights: dict[str, Tensor]) -> str:
+    """Digest of names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        host = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {host.dtype} {list(host.shape)}\n".encode())
+        digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scpl_ray.config import Config
-from scpl_ray.engine.base import DataReady
+from scpl_ray.engine.base import DataReady, Failure
 from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
 from scpl_ray.versions import versions
@@ -29,6 +31,7 @@ class Outcome:
         shrunk: stages that left.
         given_up: changes that did not come about.
         init: what was taken from another run.
+        failures: faults that were survived.
     """
 
     status: str
@@ -43,6 +46,7 @@ class Outcome:
     shrunk: list[dict[str, Any]] = field(default_factory=list)
     given_up: list[dict[str, Any]] = field(default_factory=list)
     init: dict[str, Any] | None = None
+    failures: Sequence[Failure] = ()
 
 
 def summarize(
@@ -67,6 +71,7 @@ def summarize(
         "shrunk": outcome.shrunk,
         "given_up": outcome.given_up,
         "init_from": outcome.init,
+        "failures": [dataclasses.asdict(failure) for failure in outcome.failures],
         "data": {
             "name": info.name,
             "requested": info.requested,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from scpl_ray import schedule
 from scpl_ray.config import Config
 from scpl_ray.elastic.control import Control
-from scpl_ray.engine.base import DataReady, Engine
+from scpl_ray.engine.base import DataReady, Engine, Parts
 from scpl_ray.exits import ExitResult, fold
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.report import Reporter
@@ -25,13 +26,19 @@ class Training:
     Attributes:
         steps: training steps done.
         samples: training samples seen.
+        seconds: of training, those of before a resume too.
+        logged: bytes of the metrics log.
         validation: results of each exit after each epoch.
+        keep: is given the parts of each checkpoint.
     """
 
     def __init__(self, config: Config, control: Control, reporter: Reporter) -> None:
         self.config, self.control, self.reporter = config, control, reporter
         self.steps = 0
         self.samples = 0
+        self.seconds = 0.0
+        self.logged = 0
+        self.keep: Callable[[Parts], None] = lambda parts: None
         self.validation: dict[int, list[ExitResult]] = {}
         self._scores: list[ExitScore] = []
 
@@ -43,8 +50,9 @@ class Training:
             ready.steps_per_epoch,
             ready.validation_batches,
             stash=config.select == "best" and ready.validation_batches > 0,
+            first=self.steps,
         )
-        start = time.perf_counter()
+        before, start = self.seconds, time.perf_counter()
         for done in engine.run(work, self.control.boundary):
             self.control.done(done)
             if isinstance(done.work, schedule.Train):
@@ -57,10 +65,22 @@ class Training:
                 if done.work.last:
                     self._evaluated(done.work, log)
                     self.control.evaluated(done.work.epoch, self.validation[done.work.epoch])
-            else:
-                assert isinstance(done.work, schedule.Stash)
+            elif isinstance(done.work, schedule.Stash):
                 engine.keep_stash(self._best_epoch(), done.work.epoch)
-        return time.perf_counter() - start
+            self.seconds = before + time.perf_counter() - start
+            if done.parts is not None:
+                self.logged = log.position()
+                self.keep(done.parts)
+        return self.seconds
+
+    def last_checkpoint(self, engine: Engine, log: MetricsLog) -> None:
+        """After the last step: a run that dies while it is judged need not train again."""
+        if not self.config.fault_tolerance.enabled:
+            return
+        for done in engine.run([schedule.Snapshot(self.steps, durable=True)]):
+            assert done.parts is not None
+            self.logged = log.position()
+            self.keep(done.parts)
 
     def _evaluated(self, work: schedule.Evaluate, log: MetricsLog) -> list[ExitResult]:
         exits, self._scores = fold(self._scores), []

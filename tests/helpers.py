@@ -18,6 +18,7 @@ from scpl_ray.elastic.request import ENDED, Request
 from scpl_ray.engine.base import Done
 from scpl_ray.job import Job
 from scpl_ray.report import Reporter
+from scpl_ray.start import Start
 
 WORDS = [
     "alpha",
@@ -124,7 +125,7 @@ class Commander(Reporter):
 def run_job(tree: dict[str, Any], script: list[tuple[Condition, Action]] | None = None) -> Any:
     """Trains a config in this process, with commands on the way: (run, commander)."""
     commander = Commander(script or [])
-    job = Job(load_config(tree), True, commander, debug=False)
+    job = Job(Start(load_config(tree), True), commander)
     commander.job = job
     run = job.train()
     assert commander.script == [], "the script came to its end"

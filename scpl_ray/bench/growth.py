@@ -16,6 +16,7 @@ from scpl_ray.elastic.request import Request
 from scpl_ray.engine.base import Done
 from scpl_ray.job import Job
 from scpl_ray.report import Reporter
+from scpl_ray.start import Start
 
 _WARM_UP_STEPS = 20
 
@@ -97,7 +98,7 @@ def measure(config: Config, repeats: int, span_s: float) -> list[Growth]:
 
 def _once(config: Config, span_s: float) -> Growth:
     watch = _Watch(span_s)
-    job = Job(config, True, watch, debug=False)
+    job = Job(Start(config, overwrite=True), watch)
     watch.ask = lambda: job.control.handle(Request("bench", "grow", reason="benchmark"))
     watch.stop = job.control.stop
     summary = job.train().summary

@@ -22,6 +22,17 @@ from scpl_ray.cli.options import debug_option, emit
 @click.option(
     "--init-from", metavar="RUN", help="Start from this run's weights (and vocabulary), by layer."
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest checkpoint of the run of this name; without one, from the start.",
+)
+@click.option(
+    "--from-step",
+    type=int,
+    metavar="STEP",
+    help="See a step again: train anew from the newest checkpoint up to it (try --engine local).",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; see `list`, `logs`, `stop`.")
 @click.option("--job-id", hidden=True)
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and stop.")
@@ -33,6 +44,8 @@ def command(
     overwrite: bool,
     engine: str | None,
     init_from: str | None,
+    resume: bool,
+    from_step: int | None,
     detach: bool,
     job_id: str | None,
     dry_run: bool,
@@ -58,11 +71,14 @@ def command(
         return
     from scpl_ray.run_folder import RunFolder
 
-    RunFolder(resolved, overwrite)  # a taken name is said before torch and Ray are imported
+    if from_step is None:
+        RunFolder(resolved, overwrite, resume)  # said before torch and Ray are imported
     if detach:
         from scpl_ray.jobs.detach import start_detached
 
         options = [*overrides, *extra, *(["--overwrite"] if overwrite else [])]
+        options += ["--resume"] if resume else []
+        options += [] if from_step is None else ["--from-step", str(from_step)]
         try:
             for line in start_detached([config, *options], resolved.name):
                 click.echo(line)
@@ -73,7 +89,15 @@ def command(
     from scpl_ray.job import train
     from scpl_ray.screen import best_reporter, final_table
 
-    run = train(resolved, overwrite=overwrite, reporter=best_reporter(), debug=debug, job_id=job_id)
+    run = train(
+        resolved,
+        overwrite=overwrite,
+        reporter=best_reporter(),
+        debug=debug,
+        job_id=job_id,
+        resume=resume,
+        from_step=from_step,
+    )
     if run.summary["status"] == "stopped":
         click.echo(
             f"stopped after {run.summary['steps']} steps; the weights of then are in {run.dir} "

@@ -89,6 +89,26 @@ class Changes:
             f"{request.seconds['total']:.1f} s after the request ({spent})"
         )
 
+    def before(self, step: int) -> dict[str, list[dict[str, Any]]]:
+        """Copies of the records of what happened before a step: plain values."""
+        return {
+            "grown": [dict(r) for r in self.grown if r["step"] < step],
+            "shrunk": [dict(r) for r in self.shrunk if r["step"] < step],
+            "given_up": [dict(r) for r in self.given_up],
+        }
+
+    def recall(self, records: dict[str, list[dict[str, Any]]]) -> None:
+        """Takes over what had happened before a run went on."""
+        self.grown, self.shrunk = list(records["grown"]), list(records["shrunk"])
+        self.given_up = list(records["given_up"])
+        epochs = [record["epoch"] - 1 for record in [*self.grown, *self.shrunk]]
+        self.epoch = max(epochs, default=0)
+
+    def config_before(self, step: int, now: Config) -> Config:
+        """The network's config before `step`; a stage may have joined since."""
+        later = [j for j in self._joined if j.record["step"] >= step]
+        return later[0].config_before if later else now
+
     def lost(self, spec: StageSpec, goes_back: bool) -> tuple[Request, Config | None]:
         """A stage that joined has failed, or the one that fed it.
 

@@ -18,7 +18,7 @@ from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.elastic.changes import Changes
 from scpl_ray.elastic.plan import Pace, decide, planned_changes
-from scpl_ray.elastic.request import Request
+from scpl_ray.elastic.request import Request, note_of, noted_request
 from scpl_ray.elastic.starter import Starter
 from scpl_ray.engine.base import Ask, Done, Engine, Go, StageState
 from scpl_ray.exits import ExitResult
@@ -35,6 +35,8 @@ class Control:
         say: takes one line for the log.
         on_change: called after the stages have changed.
         on_left: takes the state of a stage that has left.
+        note: is given each change before it happens, as plain values.
+        forget: is given the id of a change that came to nothing after all.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Control:
         say: Callable[[str], None],
         on_change: Callable[[], None],
         on_left: Callable[[StageSpec, StageState], None],
+        note: Callable[[dict[str, Any]], None] = lambda change: None,
+        forget: Callable[[str], None] = lambda key: None,
     ) -> None:
         self._config, self._say = config, say
+        self._note, self._forget = note, forget
         self._on_change, self._on_left = on_change, on_left
         self._lock = threading.RLock()
         self._queue: list[Request] = []
@@ -56,6 +61,24 @@ class Control:
         self.changes = Changes()
         self._accuracies: list[float] = []
         self._pace = Pace()
+        self._since, self._recalled = 0, config
+        self._noted: list[dict[str, Any]] = []
+
+    def recall(
+        self, step: int, records: dict[str, Any], noted: list[dict[str, Any]], config: Config
+    ) -> None:
+        """The run goes on; called before `begin`.
+
+        Args:
+            step: the next training step.
+            records: what had changed before it.
+            noted: changes from that step on that were made before the crash; they are made again,
+                each at its step.
+            config: the network's config of then.
+        """
+        self._since, self._noted, self._recalled = step, noted, config
+        self.step = step
+        self.changes.recall(records)
 
     def begin(
         self, engine: Engine, info: DataInfo, steps_per_epoch: int, waiting: list[StageSpec]
@@ -70,14 +93,19 @@ class Control:
         """
         elastic = self._config.elastic
         with self._lock:
-            self._starter = Starter(engine, info, self._config, waiting)
+            self._starter = Starter(engine, info, self._recalled, waiting)
             self._per_epoch = steps_per_epoch
             early, self._queue = self._queue, []
             for n, change in enumerate(planned_changes(elastic, steps_per_epoch), 1):
+                if change.step < self._since:
+                    continue
                 reason = f"elastic.{change.kind}_at"
                 planned = Request(f"plan-{n}", change.kind, "plan", reason, exact=True)
                 planned.not_before, planned.timeout_s = change.step, elastic.timeout_s
                 self._add(planned)
+            for command in self._noted:
+                if command["by"] != "plan":
+                    self._add(noted_request(command))
             for request in early:
                 request.text = ""
                 self._queue.append(request)
@@ -225,10 +253,10 @@ class Control:
     def boundary(self, work: schedule.Work) -> Go:
         """Changes the stages before `work` is sent; called by the engine's loop."""
         with self._lock:
-            if self.stopping:
-                return Go.STOP
             if not isinstance(work, schedule.Train):
                 return Go.ON
+            if self.stopping:
+                return Go.STOP
             if work.step != self.step:
                 self._pace.mark()
             self.step, self.epoch = work.step, work.epoch
@@ -263,6 +291,7 @@ class Control:
 
     def _join(self, request: Request) -> None:
         assert self._starter is not None
+        self._note(note_of(request, self.step))
         before, parked = self._starter.config, list(self._starter.engine.parked)
         spec = self._starter.join(self.step).spec
         self.changes.joined(request, spec, self.step, self.epoch, spec in parked, before)
@@ -277,6 +306,7 @@ class Control:
             request.move("refused", "one stage is left; a job needs it")
             self._told(request)
             return
+        self._note(note_of(request, self.step))
         self._starter.cancel("queued", "behind a stage that leaves")
         spec = engine.leave(self.config)
         request.stage, request.step = spec.number, self.step
@@ -304,6 +334,7 @@ class Control:
             for spec, error in reversed(done.lost):
                 back = spec in self._starter.engine.parked
                 request, before = self.changes.lost(spec, back)
+                self._forget(request.id)
                 if before is not None:
                     self._starter.undo(spec, before)
                 self._starter.cancel("queued", "behind a stage that failed")
@@ -311,6 +342,11 @@ class Control:
                 self._told(request)
             if done.lost:
                 self._changed()
+
+    def config_before(self, step: int) -> Config:
+        """The network's config before `step`."""
+        with self._lock:
+            return self.changes.config_before(step, self.config)
 
     def evaluated(self, epoch: int, exits: list[ExitResult]) -> None:
         """Lets the policy decide after the validation of an epoch."""

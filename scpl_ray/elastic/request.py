@@ -32,6 +32,7 @@ class Request:
         text: the state in words.
         step: where it happened, once it did.
         stage: number of the stage.
+        starts: how often its process was started.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Request:
     stage: int | None = None
     asked_at: float = field(default_factory=time.time)
     started_at: float | None = None
+    starts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -92,4 +94,36 @@ def request_of(command: dict[str, Any]) -> Request:
         not_before=command.get("at_step") or 0,
         at_epoch=command.get("at_epoch"),
         timeout_s=command.get("timeout_s") or 300.0,
+    )
+
+
+def note_of(request: Request, step: int) -> dict[str, Any]:
+    """A change that is about to happen before `step`, to be made again after a crash."""
+    return {
+        "step": step,
+        "id": request.id,
+        "kind": request.kind,
+        "by": request.by,
+        "reason": request.reason,
+        "layers": request.layers,
+        "change": request.change,
+        "num_cpus": request.ask.num_cpus,
+        "num_gpus": request.ask.num_gpus,
+        "timeout_s": request.timeout_s,
+    }
+
+
+def noted_request(note: dict[str, Any]) -> Request:
+    """The same change, at the same step and at no other."""
+    return Request(
+        id=note["id"],
+        kind=note["kind"],
+        by=note["by"],
+        reason=note["reason"],
+        layers=note["layers"],
+        change=note["change"],
+        ask=Ask(note["num_cpus"], note["num_gpus"]),
+        not_before=note["step"],
+        exact=True,
+        timeout_s=note["timeout_s"],
     )

@@ -14,6 +14,8 @@ from scpl_ray.models.growth import extend
 from scpl_ray.models.registry import build_model
 from scpl_ray.stage_facts import StageSpec
 
+_MOST_STARTS = 4
+
 
 @dataclass
 class Active:
@@ -91,6 +93,7 @@ class Starter:
     def start(self, request: Request) -> bool:
         """Starts the stage of a request; False, and the request says why, if it cannot."""
         request.started_at = time.time()
+        request.starts += 1
         try:
             spec, config = self.next_stage(request)
             candidate = self.engine.prepare(spec, config, request.ask)
@@ -106,7 +109,11 @@ class Starter:
         assert self.active is not None
         request, spec = self.active.request, self.active.spec
         progress = self.active.candidate.poll()
-        if progress.state == "failed":
+        if progress.state == "died" and request.starts < _MOST_STARTS:
+            # Its process was killed, or its machine is gone: that says nothing of the stage.
+            self.cancel("queued", f"its process died ({progress.text}); it is started again")
+            return self.start(request)
+        if progress.state in ("failed", "died"):
             self.cancel("failed", f"stage {spec.number}: {progress.text}")
             return False
         if progress.state == "ready":

@@ -15,8 +15,14 @@ from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import Batch, DataInfo
 from scpl_ray.engine import LOADED_AT
 from scpl_ray.engine.base import StageState
-from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process, stage_state
+from scpl_ray.engine.build import (
+    build_stage,
+    keep_freed_memory,
+    prepare_process,
+    stage_state,
+)
 from scpl_ray.engine.failures import stage_error
+from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
@@ -39,6 +45,7 @@ class Started:
         imports_at: the first import of ours began.
         init_at: imports were done.
         built_at: the layers were on their device.
+        node: Ray's id of the machine.
     """
 
     pid: int
@@ -46,31 +53,38 @@ class Started:
     imports_at: float
     init_at: float
     built_at: float
+    node: str = ""
 
 
 class StageActor:
     """Holds one stage. Its caller sends forward(t), update(t), forward(t+1), ... in order.
 
     Args:
-        spec: where the stage sits.
         config: the run's config.
         threads: CPU threads, equal in all stages.
         paths: entries of the driver's module path, for models of the user's own.
     """
 
-    def __init__(self, spec: StageSpec, config: Config, threads: int, paths: list[str]) -> None:
+    def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
         self.init_at = time.time()
         _extend_path(paths)
         keep_freed_memory()
         prepare_process(config, threads)
-        self.spec, self.config = spec, config
-        self.failure: ScplRayError | None = None
+        self.fence = Fence()
+        self.failure: tuple[int, ScplRayError] | None = None
+        self.snapshot_s = 0.0
         self.process = psutil.Process()
         self.idle_since = time.perf_counter()
         self.waiting_s = 0.0
 
+    def ready(self) -> int:
+        """Imports are done; returns the process."""
+        return os.getpid()
+
     def build(
         self,
+        spec: StageSpec,
+        config: Config,
         info: DataInfo,
         total_steps: int,
         steps_per_epoch: int,
@@ -80,89 +94,131 @@ class StageActor:
         state: StageState | None = None,
     ) -> Started:
         """Builds the stage on its device; for the arguments see `build_stage`."""
-        totals = (total_steps, steps_per_epoch)
+        self.spec, totals = spec, (total_steps, steps_per_epoch)
         try:
-            self.stage = build_stage(
-                self.spec, self.config, info, *totals, device, vectors, weights, state
-            )
+            self.stage = build_stage(spec, config, info, *totals, device, vectors, weights, state)
         except ScplRayError:
             raise
         except Exception as error:
-            raise stage_error(self.spec.number, Train(-1, -1), None, error) from None
+            raise stage_error(spec.number, Train(-1, -1), None, error) from None
         made = self.process.create_time()
-        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time())
+        node = ray.get_runtime_context().get_node_id()
+        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time(), node)
 
-    def begin(self, step: int) -> None:
-        """Joins a run that is under way at `step`."""
-        self.stage.begin(step)
+    def begin(self, generation: int, last: int, step: int | None = None) -> None:
+        """Takes its place: after the work numbered `last`, and, where it joins, at `step`."""
+        self.fence.place(generation, last)
+        if step is not None:
+            self.stage.begin(step)
+        self.failure = None
         self.waiting_s, self.idle_since = 0.0, time.perf_counter()
 
-    def forward(self, work: Train, packet: Packet | Batch) -> Packet:
+    def survive(self, generation: int) -> int:
+        """Begins a new generation of the pipeline; returns the number of the work done last."""
+        last = self.fence.last
+        self.stage.forget_pending()
+        self.begin(generation, last)
+        return last
+
+    def forward(self, ticket: Ticket, work: Train, packet: Packet | Batch) -> Packet:
         """Computes the output of one training batch; it leaves before the update begins."""
-        output = self._forward(work, packet, last=False)
+        output = self._forward(ticket, work, packet, last=False)
         assert output is not None, "only the last stage hands nothing on"
         return output
 
-    def _forward(self, work: Train, packet: Packet | Batch, last: bool) -> Packet | None:
+    def _forward(
+        self, ticket: Ticket, work: Train, packet: Packet | Batch, last: bool
+    ) -> Packet | None:
+        self.fence.check(ticket)
         self._awake()
         activation, labels = unpack(packet, self.stage.device)
         try:
             output = self.stage.forward(work.step, activation, labels)
+            self.fence.begun = ticket.number
+            self.given_mib = _mib(packet)
             return None if last else pack(output, labels)
         except Exception as error:
             # Kept, because the caller holds on to the update's answer, not to this one's.
-            self.failure = stage_error(self.spec.number, work, activation, error)
-            raise self.failure from None
+            failure = stage_error(self.spec.number, work, activation, error)
+            self.failure = (ticket.number, failure)
+            raise failure from None
         finally:
             self.idle_since = time.perf_counter()
 
-    def update(self, work: Train) -> StageStats:
+    def update(self, ticket: Ticket, work: Train) -> StageStats:
         """Learns from the batch of the last forward."""
+        if self.failure is not None and self.failure[0] == ticket.number:
+            raise self.failure[1]
+        self.fence.check_begun(ticket)
         self._awake()
-        if self.failure is not None:
-            raise self.failure
         try:
             stats = self.stage.update(work.step)
-        except ScplRayError as error:
-            self.failure = error
+        except ScplRayError:
             raise
         except Exception as error:
-            self.failure = stage_error(self.spec.number, work, None, error)
-            raise self.failure from None
+            raise stage_error(self.spec.number, work, None, error) from None
+        self.fence.passed(ticket)
         waiting, self.waiting_s = self.waiting_s, 0.0
+        snapshot, self.snapshot_s = self.snapshot_s, 0.0
         self.idle_since = time.perf_counter()
-        return replace(stats, waiting_s=waiting, memory_mib=self._memory_mib())
+        return replace(
+            stats,
+            waiting_s=waiting,
+            snapshot_s=snapshot,
+            memory_mib=self._memory_mib(),
+            given_mib=self.given_mib,
+        )
 
-    def train(self, work: Train, packet: Packet | Batch) -> StageStats:
+    def train(self, ticket: Ticket, work: Train, packet: Packet | Batch) -> StageStats:
         """Both in one call, for the last stage, which hands nothing on."""
-        self._forward(work, packet, last=True)
-        return self.update(work)
+        self._forward(ticket, work, packet, last=True)
+        return self.update(ticket, work)
 
     @ray.method(num_returns=2)
-    def evaluate(self, packet: Packet | Batch, last: bool) -> tuple[Packet | None, ExitScore]:
+    def evaluate(
+        self, ticket: Ticket, packet: Packet | Batch, last: bool
+    ) -> tuple[Packet | None, ExitScore]:
         """Scores one batch; the last stage hands nothing on."""
+        self.fence.check(ticket)
         activation, labels = unpack(packet, self.stage.device)
         try:
             output, score = self.stage.evaluate(activation, labels)
         except Exception as error:
             raise stage_error(self.spec.number, Train(-1, -1), activation, error) from None
+        self.fence.passed(ticket)
         self.idle_since = time.perf_counter()
         return (None if last else pack(output, labels)), score
 
-    def stash(self, epoch: int) -> None:
+    def stash(self, ticket: Ticket, epoch: int) -> None:
         """Keeps the weights of an epoch's end."""
+        self.fence.check(ticket)
         self.stage.stash(epoch)
+        self.fence.passed(ticket)
 
     def keep_stash(self, epoch: int | None, until: int) -> None:
         """Of the stashes up to the epoch `until`, forgets all but one."""
         self.stage.keep_stash(epoch, until)
 
-    def restore_stash(self, epoch: int) -> None:
+    def restore(self, ticket: Ticket, epoch: int) -> None:
         """Goes back to the stash of an epoch."""
+        self.fence.check(ticket)
         self.stage.restore_stash(epoch)
+        self.fence.passed(ticket)
+
+    @ray.method(num_returns=2)
+    def snapshot(self, ticket: Ticket) -> tuple[StageState, float]:
+        """Copies the stage's whole state; returns it, and the seconds that it took."""
+        self.fence.check(ticket)
+        begun = time.perf_counter()
+        state = stage_state(self.stage, digest=False)
+        took = time.perf_counter() - begun
+        self.snapshot_s += took
+        self.fence.passed(ticket)
+        self.idle_since = time.perf_counter()
+        return state, took
 
     def state(self) -> StageState:
-        """Serialises the stage."""
+        """Serialises the stage, with the digest of its weights."""
         return stage_state(self.stage)
 
     def _awake(self) -> None:
@@ -188,8 +244,7 @@ class ParkedActor:
     def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
         _extend_path(paths)
         prepare_process(config, threads)
-        self.stages: list[Stage] = []
-        self.aside: dict[int, Stage] = {}
+        self.stages: dict[int, Stage] = {}
 
     def add(
         self,
@@ -198,34 +253,30 @@ class ParkedActor:
         info: DataInfo,
         totals: tuple[int, int],
         state: StageState,
-    ) -> StageState:
-        """Takes a stage in, before those that have left earlier; returns its state."""
+    ) -> None:
+        """Takes a stage in, in place of one of the same number."""
         stage = build_stage(spec, config, info, *totals, "cpu", state=state)
-        self.stages.insert(0, stage)
-        return state
+        self.stages[spec.number] = stage
 
-    def state(self, number: int) -> StageState:
-        """Serialises one stage."""
-        return stage_state(next(s for s in self.stages if s.spec.number == number))
+    def ready(self) -> None:
+        """It lives."""
 
-    def set_aside(self, number: int) -> None:
-        """Passes the first stage by: it trains again elsewhere."""
-        self.aside[number] = self.stages.pop(0)
-        assert self.aside[number].spec.number == number
+    def evaluate(self, packet: Packet, numbers: tuple[int, ...]) -> list[ExitScore]:
+        """Scores one batch with the stages of these numbers, one after another.
 
-    def forget_all(self) -> None:
-        """Gives all stages up: the one that fed them is no more."""
-        self.stages = []
-
-    def take_back(self, number: int) -> None:
-        """Puts a stage in its place again: it failed elsewhere."""
-        self.stages.insert(0, self.aside.pop(number))
-
-    def evaluate(self, packet: Packet) -> list[ExitScore]:
-        """Scores one batch with all stages, one after another."""
+        Raises:
+            OutOfTurn: one of them is not here: its process died before it could be taken in.
+        """
         activation, labels = unpack(packet, torch.device("cpu"))
         scores = []
-        for stage in self.stages:
-            activation, score = stage.evaluate(activation, labels)
+        for number in numbers:
+            if number not in self.stages:
+                raise OutOfTurn(f"stage {number} is not here yet")
+            activation, score = self.stages[number].evaluate(activation, labels)
             scores.append(score)
         return scores
+
+
+def _mib(packet: Packet | Batch) -> float:
+    arrays = packet.arrays if isinstance(packet, Packet) else tuple(packet.inputs.values())
+    return float(sum(array.nbytes for array in arrays)) / 2**20

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.engine.marks import Marks
 from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Work
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
@@ -23,12 +24,68 @@ class Done:
         stats: of each stage, for a training step.
         scores: of each stage, those that have left too, for an evaluated batch.
         lost: stages that joined lately, failed at this work and were taken out, with the reason.
+        parts: of a durable snapshot.
     """
 
     work: Work
     stats: tuple[StageStats, ...] = ()
     scores: tuple[ExitScore, ...] = ()
     lost: tuple[tuple[StageSpec, ScplRayError], ...] = ()
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a checkpoint, one of each stage, all as of the same step.
+
+    Attributes:
+        step: the next training step.
+        specs: the stages that trained then.
+        parked: the stages that had left.
+        fetch: yields the states of `specs`, then of `parked`; may wait, may be called once, by
+            any thread.
+        written: to be called once all is on storage.
+    """
+
+    step: int
+    specs: list[StageSpec]
+    parked: list[StageSpec]
+    fetch: Callable[[], Iterator[StageState]]
+    written: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A process that died, or a batch that was skipped, and what it cost.
+
+    Attributes:
+        who: "stage 2", "the data process", ...
+        step: the training step at which it died; -1 where that is not known.
+        cause: why, in a line.
+        seconds: until the pipeline went on.
+    """
+
+    who: str
+    step: int
+    cause: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on.
+
+    Attributes:
+        step: the next training step.
+        states: of the stages that train.
+        parked: the stages that have left, and their states.
+        config: the network's config of then.
+    """
+
+    step: int
+    states: list[StageState]
+    parked: list[tuple[StageSpec, StageState]]
+    config: Config
 
 
 class Go(Enum):
@@ -98,7 +155,8 @@ class Progress:
     """How far a stage that is to join has come.
 
     Attributes:
-        state: "pending" (no resources yet), "starting", "ready" or "failed".
+        state: "pending" (no resources yet), "starting", "ready", "failed", or "died" (its process
+            ended, so another may do better).
         text: for people: what it waits for, or why it failed.
         seconds: what its start was made of, once it is ready.
     """
@@ -135,6 +193,14 @@ class Engine(Protocol):
     def parked(self) -> list[StageSpec]:
         """The stages that have left: they only evaluate, after the others."""
 
+    @property
+    def failures(self) -> list[Failure]:
+        """The faults that this run has survived, the oldest first."""
+
+    @property
+    def marks(self) -> Marks:
+        """When stages take snapshots."""
+
     def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data where the batches will be made; with a tokenizer's JSON, by that one."""
 
@@ -144,6 +210,7 @@ class Engine(Protocol):
         vectors: tuple | None,
         planned: int | None = None,
         weights: bytes | None = None,
+        resumed: Resumed | None = None,
     ) -> list[str]:
         """Builds all stages.
 
@@ -152,6 +219,7 @@ class Engine(Protocol):
             vectors: word vectors for the embedding.
             planned: how many stages there will be at most, where more are planned.
             weights: tensors by global name (safetensors) to start from, where they are there.
+            resumed: a run that goes on.
 
         Returns:
             One line per decision worth saying.
@@ -191,7 +259,7 @@ class Engine(Protocol):
         """Goes back to the stash of an epoch."""
 
     def states(self) -> Iterator[StageState]:
-        """Yields the state of each stage, one at a time."""
+        """Yields the state of each stage with its digest; those that have left last."""
 
     def close(self) -> None:
         """Ends everything that the engine started."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import sys
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
@@ -16,6 +18,7 @@ from scpl_ray.models.registry import build_model
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Run, Stage
 from scpl_ray.stage_facts import StageSpec
+from scpl_ray.stage_module import weights_digest
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -72,14 +75,39 @@ def build_stage(
     if weights is not None:
         stage.module.load_named(stage.module.named_state() | load(weights))
     if state is not None:
-        stage.load_state(load(state.weights), load(state.optimizer))
-        stage.begin(state.next_step)
+        load_stage_state(stage, state)
     return stage
 
 
-def stage_state(stage: Stage) -> StageState:
-    """Serialises a stage's tensors (safetensors: loading never unpickles)."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in stage.module.named_state().items()}
+def load_stage_state(stage: Stage, state: StageState) -> None:
+    """Gives a stage everything back that `stage_state` took."""
+    stage.load_state(load(state.weights), load(state.optimizer))
+    stage.kept = {epoch: load(content) for epoch, content in state.stash.items()}
+    stage.begin(state.next_step)
+
+
+def stage_state(stage: Stage, digest: bool = True) -> StageState:
+    """Serialises a stage's tensors (safetensors: loading never unpickles).
+
+    Args:
+        stage: the stage.
+        digest: whether to compute the digest of the weights.
+    """
     return StageState(
-        save(weights), save(stage.optimizer_state()), stage.module.weights_sha256(), stage.next_step
+        _save(stage.module.named_state()),
+        save(stage.optimizer_state()),
+        stage.module.weights_sha256() if digest else "",
+        stage.next_step,
+        {epoch: _save(tensors) for epoch, tensors in stage.kept.items()},
     )
+
+
+def with_digest(state: StageState) -> StageState:
+    """Adds the digest of the weights to a state that was saved without."""
+    if state.sha256:
+        return state
+    return dataclasses.replace(state, sha256=weights_digest(load(state.weights)))
+
+
+def _save(tensors: dict[str, Tensor]) -> bytes:
+    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})

@@ -136,7 +136,29 @@ def _address(config: Config) -> str | None:
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Places an actor on this process's node, where the files are that the config names."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return NodeAffinitySchedulingStrategy(own_node(), soft=True)
+
+
+def own_node() -> str:
+    """Ray's id of the machine that this process is on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def node_answers(node: str) -> bool:
+    """Whether a machine of the cluster answers: its raylet is asked, for Ray itself takes long.
+
+    Ray declares a machine dead after some missed health checks, 17 s by default.
+    """
+    for known in ray.nodes():
+        if known["NodeID"] != node:
+            continue
+        try:
+            address = (known["NodeManagerAddress"], known["NodeManagerPort"])
+            socket.create_connection(address, timeout=_PROBE_S).close()
+        except OSError:
+            return False
+        return bool(known["Alive"])
+    return False
 
 
 def own_address() -> str:

@@ -20,6 +20,9 @@ class DataActor:
         self.loader, ready = load_data(self.config, tokenizer)
         return ready
 
+    def alive(self) -> None:
+        """It lives."""
+
     def batch(self, work: Train | Evaluate) -> Batch:
         """Makes one batch."""
         return fetch(self.loader, work)

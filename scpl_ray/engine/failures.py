@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import traceback
 
+import torch
+
 from scpl_ray import schedule
-from scpl_ray.errors import StageError
+from scpl_ray.errors import StageError, StageMemoryError
 from scpl_ray.models.activation import Activation
+
+_NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 def stage_error(
@@ -17,4 +21,5 @@ def stage_error(
     text = "".join(traceback.format_exception(error))
     shapes = "" if given is None else given.shapes()
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
-    return StageError(number, step, shapes, cause, text)
+    kind = StageMemoryError if isinstance(error, _NO_MEMORY) else StageError
+    return kind(number, step, shapes, cause, text)

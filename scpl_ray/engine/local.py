@@ -19,13 +19,17 @@ from scpl_ray.engine.base import (
     Candidate,
     DataReady,
     Done,
+    Failure,
     Go,
+    Parts,
     Progress,
+    Resumed,
     StageState,
 )
 from scpl_ray.engine.build import build_stage, prepare_process, stage_state
 from scpl_ray.engine.data import fetch, load_data
 from scpl_ray.engine.failures import stage_error
+from scpl_ray.engine.marks import Marks
 from scpl_ray.engine.placement import threads_per_stage
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.activation import from_batch
@@ -66,6 +70,8 @@ class LocalEngine:
         self._probation: dict[int, int] = {}
         self._aside: dict[int, Stage] = {}
         self._left: list[Stage] = []
+        self.failures: list[Failure] = []
+        self.marks = Marks(config.fault_tolerance, memory=False)
         self._weights: bytes | None = None
         self._threads_before = torch.get_num_threads()
         self._rng_before = torch.random.get_rng_state()
@@ -96,6 +102,7 @@ class LocalEngine:
         vectors: WordVectors | None,
         planned: int | None = None,
         weights: bytes | None = None,
+        resumed: Resumed | None = None,
     ) -> list[str]:
         """Builds the first stages in this process; see `Engine.start`."""
         self._threads = threads_per_stage(self.config, max(len(specs), planned or 0))
@@ -103,7 +110,12 @@ class LocalEngine:
         cuda = self.config.resources.device != "cpu" and torch.cuda.is_available()
         self._device = "cuda" if cuda else "cpu"
         self._vectors, self._weights = vectors, weights
-        self.stages = [self._build(spec, self.config) for spec in specs]
+        if resumed is None:
+            self.stages = [self._build(spec, self.config) for spec in specs]
+        else:
+            both = zip(specs, resumed.states, strict=True)
+            self.stages = [self._build(spec, resumed.config, state) for spec, state in both]
+            self.away = [self._build(spec, resumed.config, s) for spec, s in resumed.parked]
         return [
             f"local engine: {len(specs)} stages in this process, one after another, {self._device}"
         ]
@@ -120,16 +132,25 @@ class LocalEngine:
         self, work: Iterable[schedule.Work], boundary: Boundary | None = None
     ) -> Iterator[Done]:
         """Does each piece of work with all stages before the next."""
-        for item in work:
+        for item in self.marks.among(work):
             while boundary is not None and (go := boundary(item)) is not Go.ON:
                 if go is Go.STOP:
                     return
-            if isinstance(item, schedule.Stash):
-                for stage in self.stages:
-                    stage.stash(item.epoch)
-                yield Done(item)
-            else:
+            if isinstance(item, schedule.Train | schedule.Evaluate):
                 yield self._one(item)
+            elif isinstance(item, schedule.Snapshot):
+                yield Done(item, parts=self._parts(item.step))
+            else:
+                for stage in self.stages:
+                    if isinstance(item, schedule.Stash):
+                        stage.stash(item.epoch)
+                    else:
+                        stage.restore_stash(item.epoch)
+                yield Done(item)
+
+    def _parts(self, step: int) -> Parts:
+        states = [stage_state(stage, digest=False) for stage in [*self.stages, *self.away]]
+        return Parts(step, self.specs, self.parked, lambda: iter(states))
 
     def _one(self, item: schedule.Train | schedule.Evaluate) -> Done:
         activation, labels = from_batch(fetch(self.loader, item))

@@ -5,16 +5,17 @@ This process holds the loop and passes references, never bytes:
     batch(t) -> stage 1 forward(t) -> stage 2 forward(t) -> ... -> stage S train(t)
                         update(t)             update(t)
 
-Every reference is dropped as soon as its consumer is queued, so an activation lives only until
-it is read. At most `in_flight` batches are under way; the oldest must end before the next starts.
+At most `in_flight` batches are under way; the oldest must end before the next starts. What a stage
+was given is kept since its newest snapshot (`chain`), so that a stage that dies comes back exactly
+(`recovery`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,26 +30,39 @@ from scpl_ray.engine.base import (
     Candidate,
     DataReady,
     Done,
+    Failure,
     Go,
+    Parts,
+    Resumed,
     StageState,
 )
-from scpl_ray.engine.data_actor import DataActor
-from scpl_ray.engine.members import BuildArgs, Member, Members, RayCandidate, remote
+from scpl_ray.engine.build import with_digest
+from scpl_ray.engine.candidate import RayCandidate
+from scpl_ray.engine.chain import Chain, Flying
+from scpl_ray.engine.marks import Marks
+from scpl_ray.engine.member import BuildArgs, Member
+from scpl_ray.engine.members import Members
 from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
-from scpl_ray.engine.wording import first_cause, late, worded
-from scpl_ray.errors import PipelineTimeoutError, ResourceError, ScplRayError
+from scpl_ray.engine.recovery import DATA, Recovery
+from scpl_ray.engine.source import Source
+from scpl_ray.engine.wording import data_is_late, late, own_cause, worded
+from scpl_ray.errors import (
+    PipelineTimeoutError,
+    ResourceError,
+    ScplRayError,
+    StageMemoryError,
+)
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage_facts import StageSpec
 
 _LOOK_AGAIN_S = 0.02
+_SPARE_AFTER = 5
 
 
 @dataclass
-class _Flying:
+class _Ahead:
     work: schedule.Work
-    batch: Any = None
-    answers: list[tuple[int, Any]] = field(default_factory=list)
-    lost: list[tuple[StageSpec, ScplRayError]] = field(default_factory=list)
+    batch: Any
 
 
 class RayEngine:
@@ -57,16 +71,23 @@ class RayEngine:
     Args:
         config: the run's config.
         debug: show Ray's own log and the actors' output.
+        say: takes one line for the log.
     """
 
-    def __init__(self, config: Config, debug: bool = False) -> None:
+    def __init__(
+        self, config: Config, debug: bool = False, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.config = config
         self._shapes: dict[int, str] = {}
         self._owns_ray = cluster.connect(config, debug)
+        keeps = config.fault_tolerance.enabled
         self.members = Members(config, cluster.is_private(config))
-        near = cluster.beside_driver()
-        self._data = remote(DataActor, num_cpus=0, scheduling_strategy=near).remote(config)
-        self._flying: deque[_Flying] = deque()
+        self.source = Source(config)
+        self.chain = Chain(self.members, self.source, keeps, config.pipeline.in_flight)
+        self.recovery = Recovery(config, self.chain, say)
+        self.marks = Marks(config.fault_tolerance)
+        self._ahead: deque[_Ahead] = deque()
+        self._steps = 0
 
     @property
     def threads(self) -> int:
@@ -83,13 +104,24 @@ class RayEngine:
         """The stages that have left and only evaluate."""
         return self.members.parked
 
+    @property
+    def failures(self) -> list[Failure]:
+        """The faults that this run has survived."""
+        return self.recovery.budget.failures
+
     def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data in the data actor."""
-        limit = self.config.pipeline.prepare_timeout_s
-        self.ready: DataReady = self._get(
-            self._data.prepare.remote(tokenizer), "the data process", "prepare_timeout_s", limit
-        )
-        return self.ready
+        asked = self.source.prepare(tokenizer)
+        while True:
+            try:
+                limit = self.config.pipeline.prepare_timeout_s
+                self.ready: DataReady = self._get(asked, DATA, "prepare_timeout_s", limit)
+            except _ProcessDied as died:
+                self.recovery.died_early(DATA, died.cause)
+                asked = self.source.renew()
+            else:
+                self.source.keep_vocabulary(self.ready.info.tokenizer)
+                return self.ready
 
     def start(
         self,
@@ -97,6 +129,7 @@ class RayEngine:
         vectors: WordVectors | None,
         planned: int | None = None,
         weights: bytes | None = None,
+        resumed: Resumed | None = None,
     ) -> list[str]:
         """Places and builds the first stages at once; see `Engine.start`.
 
@@ -113,10 +146,30 @@ class RayEngine:
             None if vectors is None else ray.put(vectors),
             None if weights is None else ray.put(weights),
         )
-        built = self.members.start(specs, placement, threads_per_stage(config, most), args)
+        threads = threads_per_stage(config, most)
+        built = self.members.start(specs, placement, threads, args, resumed)
         self._wait_built(built, placement)
-        self.pids = [self._get(ref, f"stage {i}").pid for i, ref in enumerate(built, 1)]
+        for ref, member in zip(built, self.members.live, strict=True):
+            self._built(ref, member)
+        ft = config.fault_tolerance
+        cpu = placement.device == "cpu"
+        self.members.spare.wanted = ft.enabled and ft.standby and cpu and self.members.private
+        self.recovery.start_step = 0 if resumed is None else resumed.step
         return [placement.line]
+
+    def _built(self, ref: Any, member: Member) -> None:
+        while True:
+            try:
+                member.started = self._get(ref, member.name)
+                return
+            except _ProcessDied as died:
+                self.recovery.died_early(member.name, died.cause)
+                ref = self.members.replace(member)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the stages that train."""
+        return [m.started.pid for m in self.members.live if m.started is not None]
 
     def _wait_built(self, built: list[Any], placement: Placement) -> None:
         limit = self.config.pipeline.start_timeout_s
@@ -135,103 +188,140 @@ class RayEngine:
         self, work: Iterable[schedule.Work], boundary: Boundary | None = None
     ) -> Iterator[Done]:
         """Keeps the window full and yields results in order."""
-        flying = self._flying
-        for item, batch in self._with_batches(work):
-            while len(flying) >= self.config.pipeline.in_flight:
-                yield self._finish(flying.popleft())
-            while boundary is not None and (go := boundary(item)) is not Go.ON:
+        flying = self.chain.flying
+        for item in self._with_batches(self.marks.among(work)):
+            while self.chain.crowded():
+                yield from self._finish(flying[0])
+            while boundary is not None and (go := boundary(item.work)) is not Go.ON:
                 if go is Go.STOP:
                     break
                 if flying:
-                    yield self._finish(flying.popleft())
+                    yield from self._finish(flying[0])
                 else:
                     time.sleep(_LOOK_AGAIN_S)
             else:
-                flying.append(self._submit(item, batch))
-                del batch
+                self.chain.send(item.work, item.batch)
+                item.batch = None
                 continue
             break
         while flying:
-            yield self._finish(flying.popleft())
+            yield from self._finish(flying[0])
 
-    def _with_batches(self, work: Iterable[schedule.Work]) -> Iterator[tuple[schedule.Work, Any]]:
+    def _with_batches(self, work: Iterable[schedule.Work]) -> Iterator[_Ahead]:
         """Asks the data actor for batches ahead of their use."""
-        ahead: deque[tuple[schedule.Work, Any]] = deque()
+        ahead = self._ahead = deque()
         for item in work:
-            made = None if isinstance(item, schedule.Stash) else self._data.batch.remote(item)
-            ahead.append((item, made))
-            del made
+            ahead.append(_Ahead(item, self.source.batch(item)))
             if len(ahead) > self.config.pipeline.prefetch:
                 yield ahead.popleft()
         while ahead:
             yield ahead.popleft()
 
-    def _submit(self, item: schedule.Work, batch: Any) -> _Flying:
-        flying, packet = _Flying(item, batch), batch
-        stages = self.members.live
-        for member in stages:
-            number, actor, last = member.spec.number, member.actor, member is stages[-1]
-            if isinstance(item, schedule.Stash):
-                flying.answers.append((number, actor.stash.remote(item.epoch)))
-            elif isinstance(item, schedule.Evaluate):
-                packet, score = actor.evaluate.remote(packet, last and not self.parked)
-                flying.answers.append((number, score))
-            elif last:
-                flying.answers.append((number, actor.train.remote(item, packet)))
-            else:
-                packet = actor.forward.remote(item, packet)
-                flying.answers.append((number, actor.update.remote(item)))
-        if isinstance(item, schedule.Evaluate) and self.parked:
-            scores = self.members.parked_actor.evaluate.remote(packet)
-            flying.answers.append((self.parked[0].number, scores))
-        return flying
-
-    def _finish(self, flying: _Flying) -> Done:
-        limit = self.config.pipeline.step_timeout_s
-        refs = [ref for _, ref in flying.answers]
-        arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
-        results = []
-        for number, ref in list(flying.answers):
+    def _finish(self, flying: Flying) -> Iterator[Done]:
+        """Waits for the oldest work, mends what is broken on the way, and yields the result."""
+        while True:
             try:
-                if ref not in arrived:
-                    raise late(flying.work, flying.batch, number, self._shapes.get(number), limit)
-                results.append(self._answer(flying, number, ref))
-            except ScplRayError as error:
-                if not self._lose(flying, number, error):
-                    raise
+                results = self._collect(flying)
                 break
+            except _Broken as broken:
+                source = self.source.actor
+                self.recovery.mend(broken.why, broken.suspects)
+                if self.source.actor is not source:
+                    for item in self._ahead:
+                        item.batch = self.source.batch(item.work)
+        self.chain.flying.remove(flying)
+        self.chain.finished(flying)
         work, lost = flying.work, tuple(flying.lost)
         if isinstance(work, schedule.Train):
-            self._shapes = {s.stage: s.shapes for s in results}
-            return Done(work, stats=tuple(results), lost=lost)
-        if isinstance(work, schedule.Evaluate):
-            scores = [s for r in results for s in (r if isinstance(r, list) else [r])]
-            return Done(work, scores=tuple(scores), lost=lost)
-        return Done(work, lost=lost)
+            self._trained(flying, results)
+            yield Done(work, stats=tuple(results.values()), lost=lost)
+        elif isinstance(work, schedule.Evaluate):
+            scores = [s for r in results.values() for s in (r if isinstance(r, list) else [r])]
+            yield Done(work, scores=tuple(scores), lost=lost)
+        elif isinstance(work, schedule.Snapshot):
+            parts = self._parts(flying, work)
+            self.marks.cost_s = self.chain.adopt(flying.number)
+            if work.durable:
+                yield Done(work, lost=lost, parts=parts)
+        else:
+            yield Done(work, lost=lost)
 
-    def _answer(self, flying: _Flying, number: int, ref: Any) -> Any:
-        try:
-            result = ray.get(ref)
-        except Exception as error:
-            raise first_cause(
-                flying.work, flying.batch, number, self._shapes.get(number, ""), error
-            ) from None
+    def _trained(self, flying: Flying, results: dict[int, Any]) -> None:
+        self._shapes = {n: stats.shapes for n, stats in results.items()}
+        for member in self.members.all():
+            if member.spec.number in results and member.gets(flying.number):
+                member.did(flying.number, results[member.spec.number])
+        self.marks.log_mib = sum(member.log_mib for member in self.members.all())
+        self._steps += 1
+        self.recovery.prune()
+        if self._steps == _SPARE_AFTER:
+            self.members.spare.keep()
+
+    def _collect(self, flying: Flying) -> dict[int, Any]:
+        """What each stage answered.
+
+        Raises:
+            _Broken: something died, or answers are lost.
+            ScplRayError: a stage that does not take part on probation failed.
+        """
+        limit = self.config.pipeline.step_timeout_s
+        refs = list(flying.answers.values())
+        arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
+        results = {}
+        for number, ref in list(flying.answers.items()):
+            try:
+                if ref not in arrived:
+                    raise self._late(flying, number, limit)
+                results[number] = ray.get(ref)
+            except (_Broken, PipelineTimeoutError):
+                raise
+            except Exception as error:
+                failure = own_cause(error, flying.batch)
+                if failure is None:
+                    raise _Broken(str(worded(error, f"stage {number}"))) from None
+                member = self._member(number)
+                if isinstance(failure, StageMemoryError) and member is not None:
+                    raise _Broken(str(failure), (member,)) from None
+                if not self._lose(flying, member, failure):
+                    raise failure from None
+                break
+        return results
+
+    def _late(self, flying: Flying, number: int, limit: float) -> Exception:
+        """A stage that does not answer is taken for dead; data that does not come is told."""
+        error = late(flying.work, flying.batch, number, self._shapes.get(number), limit)
         member = self._member(number)
-        if member is not None and isinstance(flying.work, schedule.Train):
-            member.finished += 1
-        return result
+        if data_is_late(flying.batch) or member is None or not self.config.fault_tolerance.enabled:
+            return error
+        return _Broken(str(error), (member,))
+
+    def _parts(self, flying: Flying, work: schedule.Snapshot) -> Parts:
+        stages = self.members.at(flying.number)
+        refs = [m.log[flying.number].state for m in stages if flying.number in m.log]
+        parked = [p for p in self.members.parked_parts() if p[0].number in flying.parked]
+        refs += [state for _, state in parked]
+
+        def fetch() -> Iterator[StageState]:
+            while refs:
+                yield ray.get(refs.pop(0))
+
+        def written() -> None:
+            self.recovery.written(work.step, flying.number)
+
+        specs = [m.spec for m in stages]
+        return Parts(work.step, specs, [spec for spec, _ in parked], fetch, written)
 
     def _member(self, number: int) -> Member | None:
         return next((m for m in self.members.live if m.spec.number == number), None)
 
-    def _lose(self, flying: _Flying, number: int, error: ScplRayError) -> bool:
+    def _lose(self, flying: Flying, member: Member | None, error: ScplRayError) -> bool:
         """Takes out a stage that joined lately and failed; the others never depended on it."""
-        member = self._member(number)
         if member is None or not member.on_probation:
             return False
+        number = member.spec.number
         flying.lost += [(spec, error) for spec in self.members.lose(number)]
-        for other in self._flying:
-            other.answers = [(n, ref) for n, ref in other.answers if n < number]
+        for other in self.chain.flying:
+            other.answers = {n: ref for n, ref in other.answers.items() if n < number}
         return True
 
     def _get(
@@ -245,7 +335,9 @@ class RayEngine:
                 f"{who} did not answer within pipeline.{key} = {limit:g} s; it hangs or is that "
                 "slow: raise the timeout"
             ) from None
-        except (RayTaskError, RayActorError) as error:
+        except RayActorError as error:
+            raise _ProcessDied(str(worded(error, who))) from None
+        except RayTaskError as error:
             raise worded(error, who) from None
 
     def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> RayCandidate:
@@ -255,15 +347,19 @@ class RayEngine:
     def join(self, candidate: Candidate, step: int) -> None:
         """Lets batches flow through a ready candidate, from `step` on."""
         assert isinstance(candidate, RayCandidate)
-        self.members.join(candidate, step)
+        self.members.join(candidate, step, self.chain.generation, self.chain.number)
 
     def leave(self, config: Config) -> StageSpec:
         """Takes the last stage out of training."""
-        return self.members.leave(config)
+        return self.members.leave(config, self.chain.number)
 
     def left(self) -> list[tuple[StageSpec, StageState]]:
         """The states of stages that have left since the last call."""
-        return self.members.left()
+        try:
+            return self.members.left()
+        except RayActorError as error:
+            self.recovery.mend(str(worded(error, "a stage that leaves")))
+            return []
 
     def can_get(self, ask: Ask) -> str:
         """Empty if a stage could have a place now or later, else why not."""
@@ -276,16 +372,25 @@ class RayEngine:
 
     def restore_stash(self, epoch: int) -> None:
         """Goes back to the stash of an epoch."""
-        for member in self.members.live:
-            self._get(member.actor.restore_stash.remote(epoch), f"stage {member.spec.number}")
+        for _ in self.run([schedule.Restore(epoch)]):
+            pass
 
     def states(self) -> Iterator[StageState]:
-        """Fetches the state of one stage after the other, those that have left last."""
-        for member in self.members.live:
-            yield self._get(member.actor.state.remote(), f"stage {member.spec.number}")
-        for spec in self.parked:
-            ref = self.members.parked_actor.state.remote(spec.number)
-            yield self._get(ref, f"stage {spec.number}")
+        """Yields the state of one stage after the other, those that have left last."""
+        count = len(self.members.live)
+        for i in range(count):
+            yield self._state_of(i)
+        for _, state in self.members.parked_parts():
+            yield with_digest(self._get(state, "a stage that has left"))
+
+    def _state_of(self, position: int) -> StageState:
+        while True:
+            member = self.members.live[position]
+            try:
+                state: StageState = self._get(member.actor.state.remote(), member.name)
+                return state
+            except _ProcessDied as died:
+                self.recovery.mend(died.cause)
 
     def close(self) -> None:
         """Ends the actors, and Ray if this engine started it."""
@@ -295,6 +400,22 @@ class RayEngine:
             cluster.disconnect()
             return
         self.members.end()
-        ray.kill(self._data)
+        ray.kill(self.source.actor)
         # Their names are gone at once, their processes a moment later.
         time.sleep(0.1)
+
+
+class _Broken(Exception):
+    """Something died on the way."""
+
+    def __init__(self, why: str, suspects: tuple[Member, ...] = ()) -> None:
+        super().__init__(why)
+        self.why, self.suspects = why, suspects
+
+
+class _ProcessDied(ScplRayError):
+    """A process that was asked something is gone."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause

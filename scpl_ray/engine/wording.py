@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from scpl_ray import schedule
-from scpl_ray.errors import PipelineTimeoutError, RunError, ScplRayError, StageError
+from scpl_ray.engine.fence import OutOfTurn
+from scpl_ray.errors import PipelineTimeoutError, RunError, ScplRayError
 
 
 def worded(error: Exception, who: str) -> ScplRayError:
@@ -30,11 +31,16 @@ def first_line(error: Exception) -> str:
     return text if isinstance(error, RayActorError) else f"{type(error).__name__}: {text}"
 
 
+def data_is_late(batch: Any) -> bool:
+    """Whether a batch that was asked for is not there yet."""
+    return batch is not None and not ray.wait([batch], timeout=0)[0]
+
+
 def late(
     work: schedule.Work, batch: Any, number: int, shapes: str | None, limit: float
 ) -> PipelineTimeoutError:
     """Says who has not delivered: the data process (its batch is not there) or the stage."""
-    if batch is not None and not ray.wait([batch], timeout=0)[0]:
+    if data_is_late(batch):
         return PipelineTimeoutError(
             f"the data process did not deliver {work} within "
             f"pipeline.step_timeout_s = {limit:g} s; raise it if the data is that slow"
@@ -46,19 +52,22 @@ def late(
     )
 
 
-def first_cause(
-    work: schedule.Work, batch: Any, number: int, shapes: str, error: Exception
-) -> ScplRayError:
-    """Finds who failed first: the data process, or the stage whose answer failed."""
+def own_cause(error: Exception, batch: Any) -> ScplRayError | None:
+    """What the code of a stage or of the data process raised; None: something died or is lost."""
     if batch is not None:
         try:
             ray.get(batch, timeout=1)
         except GetTimeoutError:
             pass
         except Exception as of_data:
-            return worded(of_data, "the data process")
-    step = work.step if isinstance(work, schedule.Train) else -1
-    if isinstance(error, RayActorError):
-        cause = f"its process ended unexpectedly ({first_line(error)})"
-        return StageError(number, step, shapes, cause, str(error))
-    return worded(error, f"stage {number}")
+            return _raised(of_data, "the data process")
+    return _raised(error, "a stage")
+
+
+def _raised(error: Exception, who: str) -> ScplRayError | None:
+    cause = getattr(error, "cause", None)
+    if isinstance(error, ScplRayError):
+        return error
+    if not isinstance(error, RayTaskError) or isinstance(cause, OutOfTurn | RayError):
+        return None
+    return worded(error, who)

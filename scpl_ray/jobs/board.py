@@ -38,9 +38,9 @@ class _Log(io.TextIOBase):
                 self._file.write(stamped + "\n")
         return len(text)
 
-    def into(self, path: Path) -> None:
+    def into(self, path: Path, append: bool) -> None:
         """Writes what came so far to a file, and what comes."""
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._file = path.open("a" if append else "w", encoding="utf-8", buffering=1)
         self._file.writelines(line + "\n" for line in self._early)
         self._early = []
 
@@ -68,9 +68,9 @@ class Board(Reporter):
         self._written = 0.0
         write_record(record)
 
-    def keep_log(self, path: Path) -> None:
-        """Where the log shall be, now that the run has a folder."""
-        self.log.into(path)
+    def keep_log(self, path: Path, append: bool = False) -> None:
+        """Where the log shall be, now that the run has a folder; appended to if it goes on."""
+        self.log.into(path, append)
 
     def update(self, **changes: Any) -> None:
         """Changes the record and writes it."""

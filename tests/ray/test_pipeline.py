@@ -57,6 +57,7 @@ def test_nan_loss_stops_the_run(tmp_path: Path) -> None:
 def test_a_hanging_stage_is_named(tmp_path: Path) -> None:
     tree = own_model(tmp_path, "failing", step=2, how="sleep")
     tree["pipeline"]["step_timeout_s"] = 5
+    tree["fault_tolerance"] = {"max_failures_per_batch": 0}
     start = time.monotonic()
     with pytest.raises(
         PipelineTimeoutError, match=r"stage 2 .*step=2.*step_timeout_s = 5"

@@ -1,0 +1,78 @@
+"""When the stages take snapshots, and which of these become checkpoints on storage. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from scpl_ray.config.schema import FaultToleranceConfig
+from scpl_ray.schedule import Snapshot, Train, Work
+
+# Of the run's time, by default: a snapshot that costs 20 ms comes every 2 s.
+_SHARE = 0.01
+_LEAST_S, _MOST_S = 1.0, 30.0
+
+
+@dataclass
+class Marks:
+    """Puts markers among the work.
+
+    Attributes:
+        config: how often.
+        memory: whether snapshots in memory are of use to the engine.
+        cost_s: what a snapshot costs the stage to which it costs most; set by the engine.
+        log_mib: inputs that are kept for a replay now; set by the engine.
+        may_write: whether a checkpoint can be written now.
+        clock: seconds.
+    """
+
+    config: FaultToleranceConfig
+    memory: bool = True
+    cost_s: float = 0.0
+    log_mib: float = 0.0
+    may_write: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+    _snapshot: tuple[float, int] = field(default=(0.0, 0))
+    _checkpoint: tuple[float, int] = field(default=(0.0, 0))
+
+    def among(self, work: Iterable[Work]) -> Iterator[Work]:
+        """Yields the work with a marker before each training step where one is due."""
+        begun = False
+        for item in work:
+            if isinstance(item, Train) and self.config.enabled:
+                if not begun:
+                    begun = True
+                    self._snapshot = self._checkpoint = (self.clock(), item.step)
+                elif (marker := self._due(item.step)) is not None:
+                    yield marker
+            yield item
+
+    def every_s(self) -> float:
+        """Seconds between snapshots in memory."""
+        if self.config.snapshot_every_s is not None:
+            return self.config.snapshot_every_s
+        return min(_MOST_S, max(_LEAST_S, self.cost_s / _SHARE))
+
+    def _due(self, step: int) -> Snapshot | None:
+        now, config = self.clock(), self.config
+        durable = self.may_write() and (
+            _since(self._checkpoint[0], now, config.checkpoint_every_s)
+            or _since(self._checkpoint[1], step, config.checkpoint_every_steps)
+        )
+        if config.snapshot_every_steps is not None:
+            due = _since(self._snapshot[1], step, config.snapshot_every_steps)
+        else:
+            due = _since(self._snapshot[0], now, self.every_s())
+        # Its own limit: a window that is longer than the log may hold must not mark every step.
+        full = self.log_mib > config.log_mib and step - self._snapshot[1] >= 4
+        if not (durable or (self.memory and (due or full))):
+            return None
+        self._snapshot = (now, step)
+        if durable:
+            self._checkpoint = (now, step)
+        return Snapshot(step, durable)
+
+
+def _since(then: float, now: float, every: float | None) -> bool:
+    return every is not None and now - then >= every
