@@ -8,6 +8,7 @@ an exception calls its class with `args`, so every class keeps its constructor's
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -16,9 +17,11 @@ class ScplRayError(Exception):
 
     Attributes:
         exit_code: the process exit code of the command line.
+        hint: how to see it again, where that is known.
     """
 
     exit_code = 1
+    hint = ""
 
 
 class UserError(ScplRayError):
@@ -73,7 +76,7 @@ class StageError(RunError):
     def __str__(self) -> str:
         where = f"stage {self.stage}" + (f" at step {self.step}" if self.step >= 0 else "")
         shapes = f" (input {self.shapes})" if self.shapes else ""
-        return f"{where}{shapes}: {self.cause}"
+        return f"{where}{shapes}: {self.cause}{self.hint}"
 
 
 class StageMemoryError(StageError):
@@ -81,7 +84,7 @@ class StageMemoryError(StageError):
 
 
 class NonFiniteLossError(RunError):
-    """A stage's loss is NaN or infinite; the run stops before the update spoils the weights.
+    """A stage's loss or gradient is NaN or infinite; the run stops before it spoils the weights.
 
     Scenario: a learning rate that is too high, or a batch with NaN features.
     """
@@ -91,10 +94,12 @@ class NonFiniteLossError(RunError):
         self.stage, self.step, self.loss = stage, step, loss
 
     def __str__(self) -> str:
+        gradient = ", its gradient is not" if math.isfinite(self.loss) else ""
         return (
-            f"stage {self.stage} at step {self.step}: the loss is {self.loss}; its parameters were "
-            "left as they were before this batch. Lower optimizer.lr or set train.clip_norm, and "
-            "look at this batch with pipeline.engine=local"
+            f"stage {self.stage} at step {self.step}: the loss is {self.loss}{gradient}; its "
+            "parameters were left as they were before this batch. Lower optimizer.lr, set "
+            "train.clip_norm, or leave such batches out with fault_tolerance.on_nonfinite=skip"
+            f"{self.hint}"
         )
 
 

@@ -16,7 +16,7 @@ from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.plan import most_stages, planned_changes
 from scpl_ray.elastic.request import request_of
 from scpl_ray.engine.base import Engine, Parts, StageState
-from scpl_ray.errors import RunError
+from scpl_ray.errors import NonFiniteLossError, RunError, StageError
 from scpl_ray.initial import read_initial
 from scpl_ray.job_checks import check_before, check_data, check_elastic, make_vectors
 from scpl_ray.jobs.board import Board
@@ -140,6 +140,11 @@ class Job:
             return run
         except BaseException as problem:
             status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
+            if isinstance(problem, StageError | NonFiniteLossError) and problem.step >= 0:
+                problem.hint = (
+                    f". See it again in one process: scpl-ray train {self.folder.path}/config.yaml "
+                    f"--engine local --from-step {problem.step}"
+                )
             error = "" if status == "interrupted" else str(problem)
             self._unfinished(status, error)
             raise
@@ -289,6 +294,7 @@ class Job:
             changes.given_up,
             taken,
             engine.failures,
+            training.skipped,
         )
         summary = summarize(config, ready, stages, outcome)
         self.folder.write_summary(summary)

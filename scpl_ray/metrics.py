@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -78,5 +79,7 @@ def _step_row(stats: StageStats) -> dict[str, Any]:
     row = dataclasses.asdict(stats)
     del row["shapes"], row["step"]
     correct = row.pop("correct")
+    # JSON has no NaN.
+    row |= {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
     row["accuracy"] = None if correct is None else correct / max(1, stats.samples)
     return row

@@ -25,6 +25,7 @@ def capture(
         "steps": training.steps,
         "samples": training.samples,
         "seconds": training.seconds,
+        "skipped": list(training.skipped),
         "metrics_bytes": training.logged,
         "validation": {
             str(epoch): [dataclasses.asdict(e) for e in exits]
@@ -39,6 +40,7 @@ def recall(tree: dict[str, Any], training: Training) -> None:
     """Gives a training its state back."""
     training.steps, training.samples = tree["steps"], tree["samples"]
     training.seconds, training.logged = tree["seconds"], tree["metrics_bytes"]
+    training.skipped = list(tree["skipped"])
     training.validation = {
         int(epoch): [ExitResult(**e) for e in exits] for epoch, exits in tree["validation"].items()
     }

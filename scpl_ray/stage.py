@@ -86,6 +86,8 @@ class Stage:
             make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
         )
         self._pending: _Pending | None = None
+        self._skips = config.fault_tolerance.on_nonfinite == "skip"
+        self._buffers: list[Tensor] = []
         self.kept: dict[int, dict[str, Tensor]] = {}
 
     def _autocast(self) -> AbstractContextManager:
@@ -107,6 +109,8 @@ class Stage:
         if step != self.next_step or self._pending is not None:
             raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
         start = time.perf_counter()
+        if self._skips:
+            self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
         with self._autocast():
             output = self.module.run_layers(activation, self.run.config.seed, step)
@@ -116,6 +120,9 @@ class Stage:
 
     def update(self, step: int) -> StageStats:
         """Learns from the batch that `forward` has just seen.
+
+        With `fault_tolerance.on_nonfinite: skip`, a batch whose loss or gradient is not finite
+        leaves weights, optimizer and running statistics as they were.
 
         Raises:
             RuntimeError: `forward` of this step did not run or failed.
@@ -129,8 +136,6 @@ class Stage:
         with self._autocast():
             loss = self.module.objective(self.module.reduce(pending.output), labels)
         total = float(loss.total.detach())
-        if not math.isfinite(total):
-            raise NonFiniteLossError(self.spec.number, step, total)
         lr = learning_rate(
             config.optimizer,
             self.spec.number,
@@ -138,7 +143,11 @@ class Stage:
             self.run.total_steps,
             self.run.steps_per_epoch,
         )
-        self._learn(loss.total, lr)
+        learned = math.isfinite(total) and self._learn(loss.total, lr)
+        if not learned:
+            if not self._skips:
+                raise NonFiniteLossError(self.spec.number, step, total)
+            self._put_buffers_back()
         self.next_step = step + 1
         correct = None if loss.logits is None else int((loss.logits.argmax(1) == labels).sum())
         return StageStats(
@@ -155,13 +164,24 @@ class Stage:
             update_s=time.perf_counter() - start,
             shapes=pending.shapes,
             finished_at=time.time(),
+            skipped=not learned,
         )
 
-    def _learn(self, total: Tensor, lr: float) -> None:
+    @torch.no_grad()
+    def _put_buffers_back(self) -> None:
+        for own, before in zip(self.module.buffers(), self._buffers, strict=True):
+            own.copy_(before)
+
+    def _learn(self, total: Tensor, lr: float) -> bool:
+        """Takes a step down the gradient; False, and nothing changes, if it is not finite."""
         if self.optimizer is None or not total.requires_grad:
-            return
+            return True
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        grads = [p.grad for group in self.groups for p in group if p.grad is not None]
+        # A sum is finite only if all of it is, and costs one pass.
+        if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):
+            return False
         clip = self.run.config.train.clip_norm
         if clip is not None:
             for group in self.groups:
@@ -169,6 +189,7 @@ class Stage:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
         self.optimizer.step()
+        return True
 
     @torch.no_grad()
     def evaluate(self, activation: Activation, labels: Tensor) -> tuple[Activation, ExitScore]:

@@ -32,6 +32,7 @@ class Outcome:
         given_up: changes that did not come about.
         init: what was taken from another run.
         failures: faults that were survived.
+        skipped: stage and step of batches that were left out.
     """
 
     status: str
@@ -47,6 +48,7 @@ class Outcome:
     given_up: list[dict[str, Any]] = field(default_factory=list)
     init: dict[str, Any] | None = None
     failures: Sequence[Failure] = ()
+    skipped: Sequence[dict[str, int]] = ()
 
 
 def summarize(
@@ -71,6 +73,7 @@ def summarize(
         "shrunk": outcome.shrunk,
         "given_up": outcome.given_up,
         "init_from": outcome.init,
+        "skipped": list(outcome.skipped),
         "failures": [dataclasses.asdict(failure) for failure in outcome.failures],
         "data": {
             "name": info.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scpl_ray import schedule
 from scpl_ray.config import Config
@@ -12,7 +12,7 @@ from scpl_ray.engine.base import DataReady, Engine, Parts
 from scpl_ray.exits import ExitResult, fold
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.report import Reporter
-from scpl_ray.stage_facts import ExitScore
+from scpl_ray.stage_facts import ExitScore, StageStats
 
 
 class Training:
@@ -27,6 +27,7 @@ class Training:
         steps: training steps done.
         samples: training samples seen.
         seconds: of training, those of before a resume too.
+        skipped: batches that a stage left out because its loss was not finite.
         logged: bytes of the metrics log.
         validation: results of each exit after each epoch.
         keep: is given the parts of each checkpoint.
@@ -38,6 +39,7 @@ class Training:
         self.samples = 0
         self.seconds = 0.0
         self.logged = 0
+        self.skipped: list[dict[str, int]] = []
         self.keep: Callable[[Parts], None] = lambda parts: None
         self.validation: dict[int, list[ExitResult]] = {}
         self._scores: list[ExitScore] = []
@@ -58,6 +60,7 @@ class Training:
             if isinstance(done.work, schedule.Train):
                 self.steps += 1
                 self.samples += done.stats[0].samples
+                self._count_skipped(done.stats)
                 log.step(done.work.epoch, done)
                 self.reporter.step(done.work.epoch, done)
             elif isinstance(done.work, schedule.Evaluate):
@@ -72,6 +75,15 @@ class Training:
                 self.logged = log.position()
                 self.keep(done.parts)
         return self.seconds
+
+    def _count_skipped(self, stats: Sequence[StageStats]) -> None:
+        for s in stats:
+            if s.skipped:
+                self.skipped.append({"stage": s.stage, "step": s.step})
+                self.reporter.notice(
+                    f"stage {s.stage} left out the batch of step {s.step}: its loss or gradient "
+                    f"is not finite ({len(self.skipped)} so far)"
+                )
 
     def last_checkpoint(self, engine: Engine, log: MetricsLog) -> None:
         """After the last step: a run that dies while it is judged need not train again."""

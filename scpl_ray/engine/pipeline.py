@@ -32,25 +32,24 @@ from scpl_ray.engine.base import (
     Done,
     Failure,
     Go,
-    Parts,
     Resumed,
     StageState,
 )
 from scpl_ray.engine.build import with_digest
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.chain import Chain, Flying
+from scpl_ray.engine.collector import Collector
+from scpl_ray.engine.faults import Broken, ProcessDied
 from scpl_ray.engine.marks import Marks
 from scpl_ray.engine.member import BuildArgs, Member
 from scpl_ray.engine.members import Members
 from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
 from scpl_ray.engine.recovery import DATA, Recovery
 from scpl_ray.engine.source import Source
-from scpl_ray.engine.wording import data_is_late, late, own_cause, worded
+from scpl_ray.engine.wording import worded
 from scpl_ray.errors import (
     PipelineTimeoutError,
     ResourceError,
-    ScplRayError,
-    StageMemoryError,
 )
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage_facts import StageSpec
@@ -78,13 +77,13 @@ class RayEngine:
         self, config: Config, debug: bool = False, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.config = config
-        self._shapes: dict[int, str] = {}
         self._owns_ray = cluster.connect(config, debug)
         keeps = config.fault_tolerance.enabled
         self.members = Members(config, cluster.is_private(config))
         self.source = Source(config)
         self.chain = Chain(self.members, self.source, keeps, config.pipeline.in_flight)
         self.recovery = Recovery(config, self.chain, say)
+        self.collector = Collector(config, self.members, self.chain)
         self.marks = Marks(config.fault_tolerance)
         self._ahead: deque[_Ahead] = deque()
         self._steps = 0
@@ -116,7 +115,7 @@ class RayEngine:
             try:
                 limit = self.config.pipeline.prepare_timeout_s
                 self.ready: DataReady = self._get(asked, DATA, "prepare_timeout_s", limit)
-            except _ProcessDied as died:
+            except ProcessDied as died:
                 self.recovery.died_early(DATA, died.cause)
                 asked = self.source.renew()
             else:
@@ -162,7 +161,7 @@ class RayEngine:
             try:
                 member.started = self._get(ref, member.name)
                 return
-            except _ProcessDied as died:
+            except ProcessDied as died:
                 self.recovery.died_early(member.name, died.cause)
                 ref = self.members.replace(member)
 
@@ -221,9 +220,9 @@ class RayEngine:
         """Waits for the oldest work, mends what is broken on the way, and yields the result."""
         while True:
             try:
-                results = self._collect(flying)
+                results = self.collector.collect(flying)
                 break
-            except _Broken as broken:
+            except Broken as broken:
                 source = self.source.actor
                 self.recovery.mend(broken.why, broken.suspects)
                 if self.source.actor is not source:
@@ -239,7 +238,7 @@ class RayEngine:
             scores = [s for r in results.values() for s in (r if isinstance(r, list) else [r])]
             yield Done(work, scores=tuple(scores), lost=lost)
         elif isinstance(work, schedule.Snapshot):
-            parts = self._parts(flying, work)
+            parts = self.collector.parts(flying, work, self.recovery.written)
             self.marks.cost_s = self.chain.adopt(flying.number)
             if work.durable:
                 yield Done(work, lost=lost, parts=parts)
@@ -247,7 +246,7 @@ class RayEngine:
             yield Done(work, lost=lost)
 
     def _trained(self, flying: Flying, results: dict[int, Any]) -> None:
-        self._shapes = {n: stats.shapes for n, stats in results.items()}
+        self.collector.shapes = {n: stats.shapes for n, stats in results.items()}
         for member in self.members.all():
             if member.spec.number in results and member.gets(flying.number):
                 member.did(flying.number, results[member.spec.number])
@@ -256,73 +255,6 @@ class RayEngine:
         self.recovery.prune()
         if self._steps == _SPARE_AFTER:
             self.members.spare.keep()
-
-    def _collect(self, flying: Flying) -> dict[int, Any]:
-        """What each stage answered.
-
-        Raises:
-            _Broken: something died, or answers are lost.
-            ScplRayError: a stage that does not take part on probation failed.
-        """
-        limit = self.config.pipeline.step_timeout_s
-        refs = list(flying.answers.values())
-        arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
-        results = {}
-        for number, ref in list(flying.answers.items()):
-            try:
-                if ref not in arrived:
-                    raise self._late(flying, number, limit)
-                results[number] = ray.get(ref)
-            except (_Broken, PipelineTimeoutError):
-                raise
-            except Exception as error:
-                failure = own_cause(error, flying.batch)
-                if failure is None:
-                    raise _Broken(str(worded(error, f"stage {number}"))) from None
-                member = self._member(number)
-                if isinstance(failure, StageMemoryError) and member is not None:
-                    raise _Broken(str(failure), (member,)) from None
-                if not self._lose(flying, member, failure):
-                    raise failure from None
-                break
-        return results
-
-    def _late(self, flying: Flying, number: int, limit: float) -> Exception:
-        """A stage that does not answer is taken for dead; data that does not come is told."""
-        error = late(flying.work, flying.batch, number, self._shapes.get(number), limit)
-        member = self._member(number)
-        if data_is_late(flying.batch) or member is None or not self.config.fault_tolerance.enabled:
-            return error
-        return _Broken(str(error), (member,))
-
-    def _parts(self, flying: Flying, work: schedule.Snapshot) -> Parts:
-        stages = self.members.at(flying.number)
-        refs = [m.log[flying.number].state for m in stages if flying.number in m.log]
-        parked = [p for p in self.members.parked_parts() if p[0].number in flying.parked]
-        refs += [state for _, state in parked]
-
-        def fetch() -> Iterator[StageState]:
-            while refs:
-                yield ray.get(refs.pop(0))
-
-        def written() -> None:
-            self.recovery.written(work.step, flying.number)
-
-        specs = [m.spec for m in stages]
-        return Parts(work.step, specs, [spec for spec, _ in parked], fetch, written)
-
-    def _member(self, number: int) -> Member | None:
-        return next((m for m in self.members.live if m.spec.number == number), None)
-
-    def _lose(self, flying: Flying, member: Member | None, error: ScplRayError) -> bool:
-        """Takes out a stage that joined lately and failed; the others never depended on it."""
-        if member is None or not member.on_probation:
-            return False
-        number = member.spec.number
-        flying.lost += [(spec, error) for spec in self.members.lose(number)]
-        for other in self.chain.flying:
-            other.answers = {n: ref for n, ref in other.answers.items() if n < number}
-        return True
 
     def _get(
         self, ref: Any, who: str, key: str = "step_timeout_s", limit: float | None = None
@@ -336,7 +268,7 @@ class RayEngine:
                 "slow: raise the timeout"
             ) from None
         except RayActorError as error:
-            raise _ProcessDied(str(worded(error, who))) from None
+            raise ProcessDied(str(worded(error, who))) from None
         except RayTaskError as error:
             raise worded(error, who) from None
 
@@ -389,7 +321,7 @@ class RayEngine:
             try:
                 state: StageState = self._get(member.actor.state.remote(), member.name)
                 return state
-            except _ProcessDied as died:
+            except ProcessDied as died:
                 self.recovery.mend(died.cause)
 
     def close(self) -> None:
@@ -403,19 +335,3 @@ class RayEngine:
         ray.kill(self.source.actor)
         # Their names are gone at once, their processes a moment later.
         time.sleep(0.1)
-
-
-class _Broken(Exception):
-    """Something died on the way."""
-
-    def __init__(self, why: str, suspects: tuple[Member, ...] = ()) -> None:
-        super().__init__(why)
-        self.why, self.suspects = why, suspects
-
-
-class _ProcessDied(ScplRayError):
-    """A process that was asked something is gone."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause

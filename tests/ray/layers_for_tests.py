@@ -41,6 +41,28 @@ def failing(data: DataInfo, step: int, how: str) -> Any:
     return [("first", first), ("second", FailsAt(step, how)), ("third", nn.Linear(8, 8))], flat
 
 
+class DiesAtBatch(nn.Module):
+    """Kills its process whenever it sees the training batch `step`, by a mark that is kept."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+        self.scale = nn.Linear(8, 8)
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            if int(self.seen) == self.step:
+                os.kill(os.getpid(), 9)
+            self.seen += 1
+        return self.scale(x)
+
+
+def deadly(data: DataInfo, step: int) -> Any:
+    first = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    return [("first", first), ("second", DiesAtBatch(step)), ("third", nn.Linear(8, 8))], flat
+
+
 def flat(activation: Any) -> Tensor:
     return activation.hidden.flatten(1)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 
+from scpl_ray.errors import StageError
 from scpl_ray.job import Job
-from tests.helpers import Action, Condition, at, run_job
+from tests.helpers import Action, Condition, at, run_job, until
 from tests.ray.test_growth import assert_nothing_left
 
 pytestmark = pytest.mark.usefixtures("ray_instance")
@@ -46,15 +50,49 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return list(run.summary["weights_sha256"])
 
 
-def kill_stage(number: int) -> Action:
-    """SIGKILL for the process of a stage."""
+def die(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def stage(number: int) -> Action:
+    """SIGKILL for the process of a stage, also of one that is just leaving."""
 
     def act(job: Job) -> None:
-        members = job._running.members.all()
-        member = next(m for m in members if m.spec.number == number)
-        os.kill(member.started.pid, signal.SIGKILL)
+        members = job._running.members.all()  # type: ignore[attr-defined]
+        die(next(m for m in members if m.spec.number == number).started.pid)
 
     return act
+
+
+def actors(kind: str) -> list[psutil.Process]:
+    """Processes of an actor class of this test's Ray, the oldest first."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(f"ray::{kind}"):
+                found.append(process)
+    return sorted(found, key=lambda p: p.create_time())
+
+
+def actor(kind: str) -> Action:
+    """SIGKILL for the newest process of an actor class, as soon as it is there."""
+    return lambda job: die(until(lambda: actors(kind), f"a {kind}")[-1].pid)
+
+
+def spare(job: Job) -> None:
+    """SIGKILL for the process that waits for a stage to die."""
+    holder = job._running.members.spare  # type: ignore[attr-defined]
+    die(until(lambda: holder._ready and ray.get(holder._ready), "a spare"))
+
+
+def starting(number: int) -> Condition:
+    """The process of a stage that is to join is under way."""
+
+    def there(job: Job, now: int) -> bool:
+        views = job.control.views()
+        return any(v["kind"] == "grow" and v["state"] == "starting" for v in views)
+
+    return there
 
 
 def check(tmp_path: Path, undisturbed: list[str], script: list[tuple[Condition, Action]]) -> Any:
@@ -63,12 +101,135 @@ def check(tmp_path: Path, undisturbed: list[str], script: list[tuple[Condition, 
     assert run.summary["weights_sha256"] == undisturbed
     assert commander.steps == list(range(STEPS)), "no batch lost, none twice"
     assert_nothing_left()
+    assert not (run.dir / "checkpoints").exists()
     return run.summary, commander
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_stage(number: int, tmp_path: Path, undisturbed: list[str]) -> None:
-    summary, _ = check(tmp_path, undisturbed, [(at(33), kill_stage(number))])
-    (failure,) = summary["failures"]
-    assert failure["who"] == f"stage {number}"
-    assert 30 <= failure["step"] <= 45
+def test_each_stage_in_turn(tmp_path: Path, undisturbed: list[str]) -> None:
+    """Before any snapshot, with the spare, without it, at an epoch's end, the one that joined."""
+    script = [
+        (at(5), stage(1)),
+        (at(29), stage(2)),
+        (at(33), stage(2)),
+        (at(60), stage(3)),
+        (at(100), stage(1)),
+    ]
+    summary, _ = check(tmp_path, undisturbed, script)
+    assert [f["who"] for f in summary["failures"]] == [
+        "stage 1",
+        "stage 2",
+        "stage 2",
+        "stage 3",
+        "stage 1",
+    ]
+    assert all(f["seconds"] > 0 for f in summary["failures"])
+    assert 5 <= summary["failures"][0]["step"] <= 14
+
+
+def test_several_at_once(tmp_path: Path, undisturbed: list[str]) -> None:
+    def all_of_them(job: Job) -> None:
+        stage(1)(job)
+        stage(2)(job)
+        actor("DataActor")(job)
+        actor("Mailbox")(job)
+
+    script = [(at(20), all_of_them), (at(70), stage(3)), (at(70), stage(2))]
+    summary, _ = check(tmp_path, undisturbed, script)
+    assert {"stage 1", "stage 2", "the data process"} <= {f["who"] for f in summary["failures"]}
+
+
+def test_those_beside_the_stages(tmp_path: Path, undisturbed: list[str]) -> None:
+    """Data process, spare, mailbox, and the process of those that have left."""
+    script = [
+        (at(10), actor("DataActor")),
+        (at(12), spare),
+        (at(25), stage(1)),
+        (at(95), actor("ParkedActor")),
+    ]
+    summary, _ = check(tmp_path, undisturbed, script)
+    who = [f["who"] for f in summary["failures"]]
+    assert "the data process" in who
+    assert "the process of the stages that have left" in who
+
+
+def test_a_stage_that_is_about_to_join_or_to_leave(tmp_path: Path, undisturbed: list[str]) -> None:
+    def leaving(job: Job, now: int) -> bool:
+        return bool(job._running.members._leaving)  # type: ignore[attr-defined]
+
+    script = [(starting(3), actor("StageActor")), (leaving, stage(3))]
+    summary, _ = check(tmp_path, undisturbed, script)
+    assert summary["grown"][0]["step"] == 40 and summary["shrunk"][0]["step"] == 90
+    assert summary["given_up"] == []
+
+
+def test_while_it_is_judged(tmp_path: Path, undisturbed: list[str]) -> None:
+    """After the last step: the weights of the best epoch are back, the splits are looked at."""
+
+    def last(job: Job) -> None:
+        restore = job.training.final
+
+        def final(*args: Any) -> Any:
+            stage(2)(job)
+            stage(1)(job)
+            return restore(*args)
+
+        job.training.final = final  # type: ignore[method-assign]
+
+    check(tmp_path, undisturbed, [(at(110), last)])
+
+
+def test_a_stage_that_is_only_slow(tmp_path: Path, undisturbed: list[str]) -> None:
+    """It is stopped (SIGSTOP), taken for dead, replaced, and awakes: nothing comes twice."""
+    stopped: list[int] = []
+
+    def freeze(job: Job) -> None:
+        members = job._running.members.live  # type: ignore[attr-defined]
+        started = members[1].started
+        # Another machine's process could not be killed from here.
+        members[1].started = None
+        stopped.append(started.pid)
+        os.kill(started.pid, signal.SIGSTOP)
+
+    def awake(job: Job) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped[0], signal.SIGCONT)
+
+    tree = tree_of(tmp_path, "killed")
+    tree["pipeline"] = {"step_timeout_s": 4}
+    tree["elastic"] = {}
+    run, commander = run_job(tree, [(at(20), freeze), (at(40), awake)])
+    plain = tree | {"name": "plain", "pipeline": {"engine": "local"}}
+    assert run.summary["weights_sha256"] == run_job(plain)[0].summary["weights_sha256"]
+    assert commander.steps == list(range(STEPS))
+    (failure,) = run.summary["failures"]
+    assert "did not finish" in failure["cause"]
+
+
+def test_the_same_batch_every_time(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, "deadly", elastic={})
+    tree["model"] = {"factory": f"{LAYERS}:deadly", "options": {"step": 7}}
+    begun = time.monotonic()
+    with pytest.raises(StageError) as caught:
+        run_job(tree)
+    said = str(caught.value)
+    assert (caught.value.stage, caught.value.step) == (2, 7)
+    assert "died 3 times at this batch" in said
+    assert "--engine local --from-step 7" in said
+    assert time.monotonic() - begun < 60
+
+
+def test_the_budget_of_a_run(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, "budget")
+    tree["fault_tolerance"] |= {"max_failures": 1}
+    script = [(at(10), stage(1)), (at(30), stage(2))]
+    with pytest.raises(StageError, match=r"2 processes .* max_failures = 1"):
+        run_job(tree, script)
+    summary = (tmp_path / "budget" / "summary.json").read_text()
+    assert '"failed"' in summary
+    assert (tmp_path / "budget" / "checkpoints").is_dir(), "what --resume goes on from"
+
+
+def test_without_fault_tolerance_a_death_ends_the_run(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, "off", fault_tolerance={"enabled": False})
+    with pytest.raises(StageError, match=r"enabled is false"):
+        run_job(tree, [(at(10), stage(1))])

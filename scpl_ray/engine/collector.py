@@ -1,0 +1,104 @@
+"""What the stages answered, and whether a failure is theirs, the data's, or a death."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import ray
+
+from scpl_ray import schedule
+from scpl_ray.config.schema import Config
+from scpl_ray.engine.base import Parts, StageState
+from scpl_ray.engine.chain import Chain, Flying
+from scpl_ray.engine.faults import Broken
+from scpl_ray.engine.member import Member
+from scpl_ray.engine.members import Members
+from scpl_ray.engine.wording import data_is_late, late, own_cause, worded
+from scpl_ray.errors import PipelineTimeoutError, ScplRayError, StageMemoryError
+
+
+class Collector:
+    """Gathers answers.
+
+    Args:
+        config: the run's config.
+        members: the stages.
+        chain: the work under way.
+
+    Attributes:
+        shapes: of each stage's last input, for messages.
+    """
+
+    def __init__(self, config: Config, members: Members, chain: Chain) -> None:
+        self.config, self.members, self.chain = config, members, chain
+        self.shapes: dict[int, str] = {}
+
+    def collect(self, flying: Flying) -> dict[int, Any]:
+        """What each stage answered.
+
+        Raises:
+            Broken: something died, or answers are lost.
+            ScplRayError: a stage that does not take part on probation failed.
+        """
+        limit = self.config.pipeline.step_timeout_s
+        refs = list(flying.answers.values())
+        arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
+        results = {}
+        for number, ref in list(flying.answers.items()):
+            try:
+                if ref not in arrived:
+                    raise self._late(flying, number, limit)
+                results[number] = ray.get(ref)
+            except (Broken, PipelineTimeoutError):
+                raise
+            except Exception as error:
+                failure = own_cause(error, flying.batch)
+                if failure is None:
+                    raise Broken(str(worded(error, f"stage {number}"))) from None
+                member = self._member(number)
+                if isinstance(failure, StageMemoryError) and member is not None:
+                    raise Broken(str(failure), (member,)) from None
+                if not self._lose(flying, member, failure):
+                    raise failure from None
+                break
+        return results
+
+    def _late(self, flying: Flying, number: int, limit: float) -> Exception:
+        """A stage that does not answer is taken for dead; data that does not come is told."""
+        error = late(flying.work, flying.batch, number, self.shapes.get(number), limit)
+        member = self._member(number)
+        if data_is_late(flying.batch) or member is None or not self.config.fault_tolerance.enabled:
+            return error
+        return Broken(str(error), (member,))
+
+    def _lose(self, flying: Flying, member: Member | None, error: ScplRayError) -> bool:
+        """Takes out a stage that joined lately and failed; the others never depended on it."""
+        if member is None or not member.on_probation:
+            return False
+        number = member.spec.number
+        flying.lost += [(spec, error) for spec in self.members.lose(number)]
+        for other in self.chain.flying:
+            other.answers = {n: ref for n, ref in other.answers.items() if n < number}
+        return True
+
+    def _member(self, number: int) -> Member | None:
+        return next((m for m in self.members.live if m.spec.number == number), None)
+
+    def parts(
+        self, flying: Flying, work: schedule.Snapshot, written: Callable[[int, int], None]
+    ) -> Parts:
+        """The copies of a snapshot that has passed all stages, before they are adopted."""
+        stages = self.members.at(flying.number)
+        refs = [m.log[flying.number].state for m in stages if flying.number in m.log]
+        parked = [p for p in self.members.parked_parts() if p[0].number in flying.parked]
+        refs += [state for _, state in parked]
+
+        def fetch() -> Iterator[StageState]:
+            while refs:
+                yield ray.get(refs.pop(0))
+
+        specs = [m.spec for m in stages]
+        told = partial(written, work.step, flying.number)
+        return Parts(work.step, specs, [spec for spec, _ in parked], fetch, told)
