@@ -39,13 +39,13 @@ class Spare:
         Returns:
             The actor, and a placement group that holds these cores for it; None: there is none.
         """
-        actor, ready = self._actor, self._ready
+        actor = self._actor
         self._actor = self._ready = None
         if actor is None:
             return None
         try:
-            # A spare on its way is nearer than a new process.
-            ray.get(ready, timeout=10)
+            # Asked anew: it may have died since. One on its way is nearer than a new process.
+            ray.get(actor.ready.remote(), timeout=10)
         except Exception:
             ray.kill(actor)
             return None

@@ -222,7 +222,7 @@ def test_the_budget_of_a_run(tmp_path: Path) -> None:
     tree = tree_of(tmp_path, "budget")
     tree["fault_tolerance"] |= {"max_failures": 1}
     script = [(at(10), stage(1)), (at(30), stage(2))]
-    with pytest.raises(StageError, match=r"2 processes .* max_failures = 1"):
+    with pytest.raises(StageError, match=r"2 processes of this run have died .*max_failures = 1"):
         run_job(tree, script)
     summary = (tmp_path / "budget" / "summary.json").read_text()
     assert '"failed"' in summary
