@@ -136,7 +136,7 @@ def _address(config: Config) -> str | None:
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Places an actor on this process's node, where the files are that the config names."""
-    return NodeAffinitySchedulingStrategy(own_node(), soft=True)
+    return NodeAffinitySchedulingStrategy(own_node(), soft=False)
 
 
 def own_node() -> str:

@@ -1,0 +1,80 @@
+"""A machine is gone, and with it a stage, its copies and activations: all go back together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from scpl_ray.job import Job
+from tests.helpers import at, run_job
+from tests.ray.test_recovery import LAYERS
+
+STORE = 100 * 2**20
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """The driver's machine with one core, and another with one."""
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+            "_system_config": {
+                "health_check_initial_delay_ms": 1000,
+                "health_check_period_ms": 500,
+                "health_check_timeout_ms": 2000,
+                "health_check_failure_threshold": 4,
+            },
+        },
+    )
+    made.other = made.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(address=made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def tree_of(out: Path, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data": {"source": "digits", "limit": 300},
+        "model": {"factory": f"{LAYERS}:growing", "options": {"sleep_s": 0.02}},
+        "stages": [1, 1],
+        "train": {"epochs": 12, "batch_size": 32, "select": "best"},
+        "resources": {"threads": 1, "device": "cpu"},
+        "output": {"dir": str(out), "tensorboard": False},
+        "fault_tolerance": {"snapshot_every_steps": 10, "checkpoint_every_steps": 25},
+    }
+
+
+@pytest.mark.parametrize("when", [6, 70])
+def test_a_machine_is_lost(cluster: Cluster, when: int, tmp_path: Path) -> None:
+    """Before the first checkpoint, and after: another machine comes, nothing is lost or twice."""
+    lost_at = []
+
+    def lose(job: Job) -> None:
+        nodes = {m.started.node for m in job._running.members.live}  # type: ignore[attr-defined]
+        assert len(nodes) == 2, "one stage on each machine"
+        cluster.remove_node(cluster.other, allow_graceful=False)
+        lost_at.append(time.monotonic())
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    tree = tree_of(tmp_path, "lost")
+    tree["resources"]["address"] = cluster.address
+    run, commander = run_job(tree, [(at(when), lose)])
+    print("\n".join(commander.lines))
+    plain = tree_of(tmp_path, "plain") | {"pipeline": {"engine": "local"}}
+    assert run.summary["weights_sha256"] == run_job(plain)[0].summary["weights_sha256"]
+    assert commander.steps == list(range(120))
+    (failure,) = run.summary["failures"]
+    begin = 0 if when == 6 else 50
+    assert any(f"all stages go back to step {begin}" in line for line in commander.lines)
+    assert failure["seconds"] < 30
