@@ -13,8 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scpl_ray.api import train
     from scpl_ray.evaluate import evaluate_run
-    from scpl_ray.job import TrainedRun, train
+    from scpl_ray.job import TrainedRun
     from scpl_ray.network import Network, load
 
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ __all__ = ["Network", "TrainedRun", "evaluate_run", "load", "losses", "models", 
 
 # Loaded on first use: `scpl-ray --help` must not wait for torch and ray.
 _HOMES = {
-    "train": "scpl_ray.job",
+    "train": "scpl_ray.api",
     "TrainedRun": "scpl_ray.job",
     "load": "scpl_ray.network",
     "Network": "scpl_ray.network",

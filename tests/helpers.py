@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import subprocess
 import sys
 import time
@@ -166,3 +168,60 @@ def until(true: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
         assert time.monotonic() < deadline, f"{what} did not happen within {limit_s:g} s"
         time.sleep(0.1)
     return value
+
+
+class Fork:
+    """The command line in a process of its own that begins with all imports done.
+
+    For the local engine only. Its words go to a file; it is killed like any other process.
+    """
+
+    def __init__(self, *args: str | Path, cwd: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        # Heeded by the first one only.
+        context.set_forkserver_preload(["tests.helpers", "scpl_ray.engine.local", *_IMPORTED_LATE])
+        self.file = cwd / f"said-{time.monotonic_ns()}.txt"
+        line = ["scpl-ray", *map(str, args)]
+        environment = dict(os.environ) | {"COLUMNS": "200"}
+        self.process = context.Process(target=_main, args=(line, cwd, environment, self.file))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Waits for its end and returns the exit code."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, self.said
+        return self.process.exitcode
+
+    def end(self) -> str:
+        """Waits for a good end and returns what it said."""
+        assert self.wait() == 0, self.said
+        return self.said
+
+    @property
+    def said(self) -> str:
+        """Both of its outputs."""
+        return self.file.read_text() if self.file.exists() else ""
+
+
+_IMPORTED_LATE = ["scpl_ray.screen", "sklearn.datasets", "torch.utils.tensorboard"]
+
+
+def _main(line: list[str], cwd: Path, environment: dict[str, str], file: Path) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    out = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.argv = line
+    runpy.run_module("scpl_ray", run_name="__main__", alter_sys=True)

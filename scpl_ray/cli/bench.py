@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     "--pipeline", "what", flag_value="pipeline", default=True, help="The step's time (default)."
 )
 @click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
+@click.option("--snapshots", "what", flag_value="snapshots", help="What snapshots cost.")
+@click.option(
+    "--turn", type=Seconds(), default="60s", show_default=True, help="A turn of --snapshots."
+)
 @click.option("--steps", type=click.IntRange(10), default=40, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
@@ -34,6 +38,7 @@ def command(
     steps: int,
     repeats: int,
     span: float,
+    turn: float,
     as_json: bool,
     debug: bool,
 ) -> None:
@@ -44,6 +49,9 @@ def command(
 
     --growth: steps a second of stage 1 in bins of one second around the moment at which a stage
     is asked for, the longest gap between two of its steps, and the time until the new stage works.
+
+    --snapshots: steps a second with snapshots and checkpoints (as the config says; by default a
+    checkpoint a minute) against without, in turns and in the same processes.
 
     Without a CONFIG, equal stages of about 100 ms a step: two, or for --growth as many as leave
     one core free.
@@ -59,6 +67,9 @@ def command(
 
         base = config if config is not None else default_for_growth()
         _growth(load_config(base, overrides), repeats, span, as_json)
+    elif what == "snapshots":
+        base = config if config is not None else DEFAULT
+        _snapshots(load_config(base, overrides), repeats, turn, as_json)
     else:
         base = config if config is not None else DEFAULT
         _pipeline(load_config(base, overrides), steps, repeats, as_json)
@@ -97,6 +108,25 @@ def _growth(resolved: Config, repeats: int, span: float, as_json: bool) -> None:
     each = ", ".join(f"{k} {median_of(growths, k):.2f}" for k in growths[0].seconds)
     click.echo(f"longest gap / median step: {', '.join(f'{g:.2f}' for g in gaps)}")
     click.echo(f"seconds, medians of {len(growths)}: {each}")
+
+
+def _snapshots(resolved: Config, repeats: int, turn: float, as_json: bool) -> None:
+    import dataclasses
+
+    from scpl_ray.bench.snapshots import measure
+
+    cost = measure(resolved, turn, repeats)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(cost), indent=2))
+        return
+    for name, values in (("without", cost.off), ("with", cost.on)):
+        click.echo(f"steps/s {name:8}" + "".join(f"{v:8.3f}" for v in values))
+    click.echo("ratio           " + "".join(f"{v:8.3f}" for v in cost.ratios))
+    click.echo(
+        f"median ratio {cost.ratio:.3f}; {cost.snapshots} snapshots of {cost.snapshot_ms:.0f} ms "
+        f"({cost.share:.2%} of the stages' time), {cost.checkpoints} of them written "
+        f"({cost.write_s:.1f} s each, beside the training)"
+    )
 
 
 def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:

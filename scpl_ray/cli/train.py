@@ -86,7 +86,7 @@ def command(
             click.echo("no longer watching; the job goes on: scpl-ray list", err=True)
             raise click.exceptions.Exit(130) from None
         return
-    from scpl_ray.job import train
+    from scpl_ray.api import train
     from scpl_ray.screen import best_reporter, final_table
 
     run = train(

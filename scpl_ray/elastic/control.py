@@ -2,9 +2,9 @@
 
     command, plan, policy -> Request -> a stage starts beside the pipeline -> boundary -> joined
 
-One stage starts at a time; later wishes queue. `boundary` is called by the engine's loop before a
-piece of work is sent, `handle` and `advance` by the thread that carries commands: a lock keeps
-them apart. Knows neither Ray nor losses.
+One stage starts at a time; later wishes queue (`wishes`). `boundary` is called by the engine's
+loop before a piece of work is sent, `handle` and `advance` by the thread that carries commands: a
+lock keeps them apart. Knows neither Ray nor losses.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.elastic.changes import Changes
-from scpl_ray.elastic.plan import Pace, decide, planned_changes
-from scpl_ray.elastic.request import Request, note_of, noted_request
+from scpl_ray.elastic.plan import Pace, decide
+from scpl_ray.elastic.request import Request, note_of
 from scpl_ray.elastic.starter import Starter
+from scpl_ray.elastic.wishes import Wishes
 from scpl_ray.engine.base import Ask, Done, Engine, Go, StageState
 from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
-
-_KEPT_REQUESTS = 100
 
 
 class Control:
@@ -52,13 +51,12 @@ class Control:
         self._note, self._forget = note, forget
         self._on_change, self._on_left = on_change, on_left
         self._lock = threading.RLock()
-        self._queue: list[Request] = []
-        self._requests: dict[str, Request] = {}
         self._starter: Starter | None = None
         self._ended = False
         self.stopping = False
         self.step, self.epoch = 0, 0
         self.changes = Changes()
+        self._wishes = Wishes(config, self.changes)
         self._accuracies: list[float] = []
         self._pace = Pace()
         self._since, self._recalled = 0, config
@@ -91,26 +89,9 @@ class Control:
             steps_per_epoch: training steps of an epoch.
             waiting: stages of the config's cut that shall join later.
         """
-        elastic = self._config.elastic
         with self._lock:
             self._starter = Starter(engine, info, self._recalled, waiting)
-            self._per_epoch = steps_per_epoch
-            early, self._queue = self._queue, []
-            for n, change in enumerate(planned_changes(elastic, steps_per_epoch), 1):
-                if change.step < self._since:
-                    continue
-                reason = f"elastic.{change.kind}_at"
-                planned = Request(f"plan-{n}", change.kind, "plan", reason, exact=True)
-                planned.not_before, planned.timeout_s = change.step, elastic.timeout_s
-                self._add(planned)
-            for command in self._noted:
-                if command["by"] != "plan":
-                    self._add(noted_request(command))
-            for request in early:
-                request.text = ""
-                self._queue.append(request)
-                self._check(request)
-                self._drop_ended()
+            self._wishes.begin(self._starter, steps_per_epoch, self._since, self._noted)
 
     @property
     def config(self) -> Config:
@@ -122,86 +103,34 @@ class Control:
     def handle(self, request: Request) -> None:
         """Takes in a command; its outcome is read from `views`."""
         with self._lock:
-            if request.id in self._requests:
+            if self._wishes.knows(request):
                 return  # sent again: the sender did not hear that it had arrived
-            self._add(request)
+            self._wishes.add(request)
             if self._ended or self.stopping:
                 request.move("refused", "the training of this job has ended, or ends now")
             elif self._starter is None:
                 request.text = "training has not begun"
             else:
-                self._check(request)
+                self._wishes.check(request, self.step)
                 self._advance()
-            self._drop_ended()
+            self._wishes.drop_ended()
 
     def stop(self) -> None:
         """Ends training at the next boundary."""
         with self._lock:
             self.stopping = True
-            self._withdraw_all("the job stops")
+            self._wishes.withdraw_all("the job stops")
 
     def finish(self) -> None:
         """No more training: what has not joined never will."""
         with self._lock:
             self._ended = True
-            self._withdraw_all("training has ended")
+            self._wishes.withdraw_all("training has ended")
 
     def views(self) -> list[dict[str, Any]]:
         """All requests that are known, the oldest first."""
         with self._lock:
-            return [request.view() for request in self._requests.values()]
-
-    def _add(self, request: Request) -> None:
-        self._requests[request.id] = request
-        while len(self._requests) > _KEPT_REQUESTS:
-            self._requests.pop(next(iter(self._requests)))
-        self._queue.append(request)
-
-    def _check(self, request: Request) -> None:
-        """Refuses what cannot be done; a shrink takes back a growth that has not joined."""
-        assert self._starter is not None
-        total = self._per_epoch * self._config.train.epochs
-        if request.at_epoch is not None:
-            request.not_before = request.at_epoch * self._per_epoch
-        if request.not_before and not self.step < request.not_before < total:
-            request.move(
-                "refused",
-                f"step {request.not_before} is not ahead: the job is at step {self.step} of "
-                f"{total} ({self._per_epoch} an epoch)",
-            )
-        elif request.kind == "grow":
-            if why := self._starter.refusal(request):
-                request.move("refused", why)
-        else:
-            self._check_shrink(request)
-
-    def _check_shrink(self, request: Request) -> None:
-        assert self._starter is not None
-        others = [r for r in self._queue if not r.exact and not r.ended and r is not request]
-        growths = [r for r in others if r.kind == "grow"]
-        if growths and not request.not_before:
-            self._withdraw(growths[-1], "taken back by a shrink")
-            request.move("done", "took back a growth that had not joined yet")
-            request.step = self.step
-        elif request.not_before:
-            return  # what there is then is seen then
-        elif len(self._starter.engine.specs) - (len(others) - len(growths)) <= 1:
-            request.move("refused", "one stage is left; a job needs it (stop ends the job)")
-
-    def _withdraw(self, request: Request, why: str) -> None:
-        if self._starter is not None and self._starter.is_for(request):
-            self._starter.cancel("withdrawn", why)
-        request.move("withdrawn", why)
-        self.changes.gave_up(request)
-
-    def _withdraw_all(self, why: str) -> None:
-        for request in self._queue:
-            if not request.ended:
-                self._withdraw(request, why)
-        self._queue = []
-
-    def _drop_ended(self) -> None:
-        self._queue = [r for r in self._queue if not r.ended and r.state != "joined"]
+            return self._wishes.views()
 
     # The stage that starts.
 
@@ -217,7 +146,7 @@ class Control:
             request = self._starter.active.request
             if not self._starter.look():
                 self._told(request)
-        self._drop_ended()
+        self._wishes.drop_ended()
         due = self._first()
         if due is None or self._starter.is_for(due):
             return
@@ -230,7 +159,7 @@ class Control:
     def _first(self) -> Request | None:
         """The growth that shall start now, if any."""
         due = []
-        for position, request in enumerate(self._queue):
+        for position, request in enumerate(self._wishes.queue):
             ahead = max(0, request.not_before - self.step)
             soon = self._pace.is_time(ahead, self._config.elastic.lead_s)
             if request.kind == "grow" and soon:
@@ -243,7 +172,7 @@ class Control:
             self._told(request)
 
     def _told(self, request: Request) -> None:
-        self._drop_ended()
+        self._wishes.drop_ended()
         self.changes.gave_up(request)
         what = "growth" if request.kind == "grow" else "shrink"
         self._say(f"{what} {request.state}: {request.text}; the job goes on as it was")
@@ -270,7 +199,7 @@ class Control:
         """Does what is due at this boundary; WAIT while an exact growth is not ready."""
         assert self._starter is not None
         while True:
-            due = [r for r in self._queue if r.not_before <= self.step]
+            due = [r for r in self._wishes.queue if r.not_before <= self.step]
             turn = [
                 r
                 for r in due
@@ -316,7 +245,7 @@ class Control:
         self._changed()
 
     def _changed(self) -> None:
-        self._drop_ended()
+        self._wishes.drop_ended()
         self._accuracies = []
         self.changes.epoch = self.epoch
         self._on_change()
@@ -354,7 +283,7 @@ class Control:
         with self._lock:
             if when is None or self._starter is None or self.stopping or not exits:
                 return
-            if epoch < self.changes.epoch or any(r.kind == "grow" for r in self._queue):
+            if epoch < self.changes.epoch or any(r.kind == "grow" for r in self._wishes.queue):
                 return
             self._accuracies.append(exits[-1].accuracy)
             engine = self._starter.engine
@@ -363,5 +292,5 @@ class Control:
             if choice.grow:
                 wish = Request(f"policy-{epoch + 1}", "grow", "policy", choice.reason)
                 wish.timeout_s = self._config.elastic.timeout_s
-                self._add(wish)
+                self._wishes.add(wish)
                 self._advance()

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.engine import cluster
+from scpl_ray.engine.asking import Asking
 from scpl_ray.engine.base import (
     Ask,
     Boundary,
@@ -41,16 +42,12 @@ from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.collector import Collector
 from scpl_ray.engine.faults import Broken, ProcessDied
 from scpl_ray.engine.marks import Marks
-from scpl_ray.engine.member import BuildArgs, Member
+from scpl_ray.engine.member import BuildArgs
 from scpl_ray.engine.members import Members
-from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
+from scpl_ray.engine.placement import place, threads_per_stage
 from scpl_ray.engine.recovery import DATA, Recovery
 from scpl_ray.engine.source import Source
 from scpl_ray.engine.wording import worded
-from scpl_ray.errors import (
-    PipelineTimeoutError,
-    ResourceError,
-)
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage_facts import StageSpec
 
@@ -83,6 +80,7 @@ class RayEngine:
         self.source = Source(config)
         self.chain = Chain(self.members, self.source, keeps, config.pipeline.in_flight)
         self.recovery = Recovery(config, self.chain, say)
+        self._asking = Asking(config.pipeline, self.members, self.recovery)
         self.collector = Collector(config, self.members, self.chain)
         self.marks = Marks(config.fault_tolerance)
         self._ahead: deque[_Ahead] = deque()
@@ -113,8 +111,7 @@ class RayEngine:
         asked = self.source.prepare(tokenizer)
         while True:
             try:
-                limit = self.config.pipeline.prepare_timeout_s
-                self.ready: DataReady = self._get(asked, DATA, "prepare_timeout_s", limit)
+                self.ready: DataReady = self._asking.get(asked, DATA, "prepare_timeout_s")
             except ProcessDied as died:
                 self.recovery.died_early(DATA, died.cause)
                 asked = self.source.renew()
@@ -147,41 +144,19 @@ class RayEngine:
         )
         threads = threads_per_stage(config, most)
         built = self.members.start(specs, placement, threads, args, resumed)
-        self._wait_built(built, placement)
+        self._asking.wait_built(built, placement)
         for ref, member in zip(built, self.members.live, strict=True):
-            self._built(ref, member)
+            self._asking.built(ref, member)
         ft = config.fault_tolerance
         cpu = placement.device == "cpu"
         self.members.spare.wanted = ft.enabled and ft.standby and cpu and self.members.private
         self.recovery.start_step = 0 if resumed is None else resumed.step
         return [placement.line]
 
-    def _built(self, ref: Any, member: Member) -> None:
-        while True:
-            try:
-                member.started = self._get(ref, member.name)
-                return
-            except ProcessDied as died:
-                self.recovery.died_early(member.name, died.cause)
-                ref = self.members.replace(member)
-
     @property
     def pids(self) -> list[int]:
         """The processes of the stages that train."""
         return [m.started.pid for m in self.members.live if m.started is not None]
-
-    def _wait_built(self, built: list[Any], placement: Placement) -> None:
-        limit = self.config.pipeline.start_timeout_s
-        _, late = ray.wait(built, num_returns=len(built), timeout=limit)
-        if not late:
-            return
-        names = ", ".join(str(built.index(ref) + 1) for ref in late)
-        free, total = ray.available_resources(), ray.cluster_resources()
-        raise ResourceError(
-            f"stages {names} did not start within pipeline.start_timeout_s = {limit:g} s; "
-            f"{shortage(placement, len(built), free, total)}. Free resources, use fewer stages, "
-            "or raise the timeout"
-        )
 
     def run(
         self, work: Iterable[schedule.Work], boundary: Boundary | None = None
@@ -256,22 +231,6 @@ class RayEngine:
         if self._steps == _SPARE_AFTER:
             self.members.spare.keep()
 
-    def _get(
-        self, ref: Any, who: str, key: str = "step_timeout_s", limit: float | None = None
-    ) -> Any:
-        limit = self.config.pipeline.step_timeout_s if limit is None else limit
-        try:
-            return ray.get(ref, timeout=limit)
-        except GetTimeoutError:
-            raise PipelineTimeoutError(
-                f"{who} did not answer within pipeline.{key} = {limit:g} s; it hangs or is that "
-                "slow: raise the timeout"
-            ) from None
-        except RayActorError as error:
-            raise ProcessDied(str(worded(error, who))) from None
-        except RayTaskError as error:
-            raise worded(error, who) from None
-
     def prepare(self, spec: StageSpec, config: Config, ask: Ask) -> RayCandidate:
         """Starts a stage that is to join; see `Engine.prepare`."""
         return self.members.prepare(spec, config, ask)
@@ -313,13 +272,13 @@ class RayEngine:
         for i in range(count):
             yield self._state_of(i)
         for _, state in self.members.parked_parts():
-            yield with_digest(self._get(state, "a stage that has left"))
+            yield with_digest(self._asking.get(state, "a stage that has left"))
 
     def _state_of(self, position: int) -> StageState:
         while True:
             member = self.members.live[position]
             try:
-                state: StageState = self._get(member.actor.state.remote(), member.name)
+                state: StageState = self._asking.get(member.actor.state.remote(), member.name)
                 return state
             except ProcessDied as died:
                 self.recovery.mend(died.cause)

@@ -102,7 +102,8 @@ class Recovery:
             if not dead and not gone:
                 self._count(_Dead("the pipeline", self._step_of(self.chain), why))
             for fault in dead:
-                self.say(f"{fault.who} died at step {fault.step}: {fault.cause}; it is replaced")
+                at = f" at step {fault.step}" if fault.step >= 0 else ""
+                self.say(f"{fault.who} died{at}: {fault.cause}; it is replaced")
             ok = self._all_back(dead, done, gone) if lost else self._one_back(dead, done)
             if ok:
                 break
@@ -138,7 +139,9 @@ class Recovery:
             except Exception as error:
                 member = None if isinstance(who, str) else who
                 step = self._step_of(chain) if member is None else self._died_at(member)
-                cause = f"its process ended unexpectedly ({first_line(error)})"
+                cause = "its process ended unexpectedly"
+                if "died unexpectedly" not in (line := first_line(error)):
+                    cause += f" ({line})"
                 if member is not None and member in suspects:
                     dead.append(self._hanging(member, why))
                 else:
