@@ -12,6 +12,7 @@
 #SBATCH --time=04:00:00
 #SBATCH --output=scpl-ray-%j.log
 #SBATCH --signal=B:TERM@90
+#SBATCH --requeue
 set -euo pipefail
 
 venv=${SCPL_RAY_VENV:-$HOME/scpl-ray-venv}
@@ -93,6 +94,8 @@ PYTHON
 echo "to grow it: srun --jobid=$SLURM_JOB_ID --overlap --nodes=1 --ntasks=1 --nodelist=$head" \
   "env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secrets/token" \
   "$venv/bin/scpl-ray grow --address $RAY_ADDRESS"
+# Started again by Slurm (a node failed, a preemption): the run goes on from its newest checkpoint.
+[ -z "${SLURM_RESTART_COUNT:-}" ] || set -- "$@" --resume
 scpl-ray train "$@" output.dir="${SLURM_SUBMIT_DIR:-$PWD}/runs" &
 train=$!
 # Slurm's warning before the time limit, or scancel, ends the run as Ctrl-C does.

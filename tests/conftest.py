@@ -8,6 +8,20 @@ import pytest
 from tests.helpers import write_texts
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--schedules",
+        type=int,
+        default=5,
+        help="random schedules of grow, shrink and stop (each takes 10 to 20 s)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "schedule_seed" in metafunc.fixturenames:
+        metafunc.parametrize("schedule_seed", range(metafunc.config.getoption("--schedules")))
+
+
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Jobs of a test leave their records in the test's own folder."""

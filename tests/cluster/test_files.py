@@ -148,7 +148,8 @@ def test_kuberay_clusters_scale_gpus_and_keep_results_on_the_claim(name):
 def test_the_rayjob_runs_once_and_starts_with_a_gpu_for_each_stage():
     spec = of_kind("kuberay-rayjob.yaml", "RayJob")["spec"]
     assert spec["submissionMode"] == "K8sJobMode"
-    assert (spec["shutdownAfterJobFinishes"], spec["backoffLimit"]) == (True, 0)
+    assert (spec["shutdownAfterJobFinishes"], spec["backoffLimit"]) == (True, 3)
+    assert "--resume" in spec["entrypoint"], "a second attempt goes on"
     assert spec["ttlSecondsAfterFinished"] > 0
     assert "output.dir=/results" in spec["entrypoint"].split()
     assert isinstance(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"], dict)

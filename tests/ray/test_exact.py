@@ -23,8 +23,7 @@ def digests(tree: dict, **changes: object) -> list[str]:
     return run.summary["weights_sha256"]
 
 
-@pytest.mark.parametrize("stages", [2, 3, 4])
-@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+@pytest.mark.parametrize(("kind", "stages"), [("transformer", 2), ("lstm", 3), ("transformer", 4)])
 def test_engines_and_windows_agree(kind: str, stages: int, texts: Path, tmp_path: Path) -> None:
     tree = small_config(texts, tmp_path, model__kind=kind, stages=stages)
     local = digests(tree, name="local", pipeline__engine="local")

@@ -1,4 +1,7 @@
-"""Random schedules of grow, shrink and stop: each ends well, exactly, and leaves nothing behind."""
+"""Random schedules of grow, shrink and stop: each ends well, exactly, and leaves nothing behind.
+
+How many: `pytest --schedules 20 tests/ray/test_schedules.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from tests.helpers import Action, Condition, at, grow, run_job, shrink, stop
 from tests.ray.test_growth import assert_nothing_left, growing
 
 pytestmark = pytest.mark.usefixtures("ray_instance")
-
-SCHEDULES = 20
 
 
 def schedule(seed: int) -> list[tuple[Condition, Action]]:
@@ -43,8 +44,8 @@ def replay(tmp_path: Path, summary: dict[str, Any], stages: list[int]) -> list[s
     return list(run.summary["weights_sha256"])
 
 
-@pytest.mark.parametrize("seed", range(SCHEDULES))
-def test_a_random_schedule(seed: int, tmp_path: Path) -> None:
+def test_a_random_schedule(schedule_seed: int, tmp_path: Path) -> None:
+    seed = schedule_seed
     stages = [2] if seed % 2 else [1, 1]
     run, commander = run_job(growing(tmp_path, f"s{seed}", stages=stages), schedule(seed))
     summary = run.summary
