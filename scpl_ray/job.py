@@ -207,6 +207,7 @@ class Job:
         for line in engine.start(first, vectors, max(most, len(specs)), weights, resumed):
             report.info(line)
         engine.failures.extend(self.begins.failures())
+        self.board.failures = lambda: list(engine.failures)
         engine.marks.may_write = lambda: not self.safe.writer.busy
         self.control.begin(engine, info, ready.steps_per_epoch, waiting)
         if self.control.stopping:

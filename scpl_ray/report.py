@@ -83,7 +83,7 @@ class Recent:
 
     def add(self, epoch: int, done: Done) -> None:
         """Takes in one step."""
-        self.steps += 1
+        self.steps = done.stats[0].step + 1
         self.epoch = epoch
         self._window.append((time.perf_counter(), done))
 

@@ -60,7 +60,10 @@ class _Turns:
         ft = self.config.fault_tolerance
         if not on:
             ft = ft.model_copy(update={"enabled": False})
-        marks = self.engine.marks = Marks(ft)
+        self.engine.chain.keeps = on
+        for member in self.engine.members.live:
+            member.go_on_after(member.sent)
+        marks = self.engine.marks = Marks(ft, room_mib=self.engine.marks.room_mib)
         marks.may_write = lambda: not self.safe.writer.busy
         for _ in self.engine.run(self._work(until=time.monotonic() + 1e9, steps=_WARM_UP)):
             pass

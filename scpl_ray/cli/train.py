@@ -106,6 +106,11 @@ def command(
         return
     emit(final_table(run.summary))
     summary = run.summary
+    if failures := summary.get("failures"):
+        seconds = sum(failure["seconds"] for failure in failures)
+        click.echo(f"{len(failures)} faults survived, in {seconds:.1f} s; no batch was lost")
+    if summary.get("skipped"):
+        click.echo(f"!!! {len(summary['skipped'])} batches were left out: not finite")
     if summary["data"]["notice"]:
         click.echo(f"!!! {summary['data']['notice']}")
     click.echo(

@@ -144,6 +144,16 @@ class Chain:
         costs = [member.adopt(number) for member in self.members.at(number)]
         return max((cost for cost in costs if cost is not None), default=0.0)
 
+    def log_mib(self, each: float, prefetch: int) -> float:
+        """Inputs that are kept by the time that a marker of now takes effect, in MiB.
+
+        Args:
+            each: of all stages, at one batch.
+            prefetch: batches that go before the marker.
+        """
+        coming = each * (2 * self.window + prefetch)
+        return coming + sum(member.log_mib for member in self.members.all())
+
     def forget_before(self, number: int) -> None:
         """No stage will ever go back to before this work."""
         while self.history and self.history[0][0] <= number:

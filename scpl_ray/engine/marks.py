@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,9 @@ class Marks:
         config: how often.
         memory: whether snapshots in memory are of use to the engine.
         cost_s: what a snapshot costs the stage to which it costs most; set by the engine.
-        log_mib: inputs that are kept for a replay now; set by the engine.
+        log_mib: inputs that are kept for a replay by the time that a marker could take effect;
+            set by the engine.
+        room_mib: how much of them the engine has room for.
         may_write: whether a checkpoint can be written now.
         clock: seconds.
     """
@@ -31,6 +34,7 @@ class Marks:
     memory: bool = True
     cost_s: float = 0.0
     log_mib: float = 0.0
+    room_mib: float = math.inf
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
@@ -65,7 +69,7 @@ class Marks:
         else:
             due = _since(self._snapshot[0], now, self.every_s())
         # Its own limit: a window that is longer than the log may hold must not mark every step.
-        full = self.log_mib > config.log_mib and step - self._snapshot[1] >= 4
+        full = self.log_mib > min(config.log_mib, self.room_mib) and step - self._snapshot[1] >= 4
         if not (durable or (self.memory and (due or full))):
             return None
         self._snapshot = (now, step)

@@ -107,7 +107,7 @@ class Members:
         member.end()
         wanted = self.placement
         on_cpu = member.device == "cpu"
-        ready = self.spare.take(wanted.num_cpus if member.group is None else 0) if on_cpu else None
+        ready = self.spare.take(wanted.num_cpus) if on_cpu else None
         if ready is not None:
             member.actor, member.group = ready
         else:

@@ -12,6 +12,7 @@ was given is kept since its newest snapshot (`chain`), so that a stage that dies
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,8 @@ from scpl_ray.stage_facts import StageSpec
 
 _LOOK_AGAIN_S = 0.02
 _SPARE_AFTER = 5
+# Of the object store, for inputs that are kept; the rest is for what flies, and for snapshots.
+_LOG_SHARE = 0.3
 
 
 @dataclass
@@ -82,7 +85,8 @@ class RayEngine:
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)
         self.collector = Collector(config, self.members, self.chain)
-        self.marks = Marks(config.fault_tolerance)
+        store = float(ray.cluster_resources().get("object_store_memory", math.inf))
+        self.marks = Marks(config.fault_tolerance, room_mib=_LOG_SHARE * store / 2**20)
         self._ahead: deque[_Ahead] = deque()
         self._steps = 0
 
@@ -225,7 +229,8 @@ class RayEngine:
         for member in self.members.all():
             if member.spec.number in results and member.gets(flying.number):
                 member.did(flying.number, results[member.spec.number])
-        self.marks.log_mib = sum(member.log_mib for member in self.members.all())
+        each = sum(stats.given_mib for stats in results.values())
+        self.marks.log_mib = self.chain.log_mib(each, self.config.pipeline.prefetch)
         self._steps += 1
         self.recovery.prune()
         if self._steps == _SPARE_AFTER:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.engine.base import Done
+from scpl_ray.engine.base import Done, Failure
 from scpl_ray.exits import ExitResult
 from scpl_ray.jobs.record import JobRecord, write_record
 from scpl_ray.report import PlainReporter, Plan, Reporter
@@ -63,6 +63,7 @@ class Board(Reporter):
         self.phase = "starting"
         self.exits: dict[int, float] = {}
         self.requests: Callable[[], list[dict[str, Any]]] = list
+        self.failures: Callable[[], list[Failure]] = list
         self.log = _Log()
         self._plain = PlainReporter(self.log)
         self._written = 0.0
@@ -141,6 +142,7 @@ class Board(Reporter):
             "started_at": record.started_at,
             "running_s": round(time.time() - record.started_at, 1),
             "changes": self.requests(),
+            "failures": [dataclasses.asdict(failure) for failure in self.failures()],
             "log": list(self.log.lines),
         }
         if recent is None:

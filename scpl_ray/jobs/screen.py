@@ -54,6 +54,13 @@ def render(view: dict[str, Any]) -> RenderableType:
     changes += [_change(c) for c in ended[-_LATEST:]]
     if changes:
         parts += [Text(), *changes]
+    if failures := view.get("failures"):
+        last = failures[-1]
+        at = f" at step {last['step']}" if last["step"] >= 0 else ""
+        parts += [
+            Text(),
+            Text(f"{len(failures)} faults survived; the last: {last['who']}{at}, {last['cause']}"),
+        ]
     if view.get("age_s", 0) > 10:
         parts.append(Text(f"the job last spoke {view['age_s']:.0f} s ago", style="yellow"))
     parts += [Text(), Text(f"{_near(view['folder'])}   {view['id']}", style="dim")]
