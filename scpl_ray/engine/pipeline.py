@@ -229,8 +229,8 @@ class RayEngine:
         for member in self.members.all():
             if member.spec.number in results and member.gets(flying.number):
                 member.did(flying.number, results[member.spec.number])
-        each = sum(stats.given_mib for stats in results.values())
-        self.marks.log_mib = self.chain.log_mib(each, self.config.pipeline.prefetch)
+        given = sum(stats.given_mib for stats in results.values())
+        self.marks.log_mib = self.chain.log_mib(given, self.config.pipeline.prefetch)
         self._steps += 1
         self.recovery.prune()
         if self._steps == _SPARE_AFTER:

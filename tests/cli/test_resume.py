@@ -321,6 +321,23 @@ def test_a_run_that_is_being_trained_is_left_alone(work: Path, whole: dict[str, 
     assert_whole(work / "runs/job", whole)
 
 
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_a_storage_that_is_being_written_is_left_alone(
+    option: str, work: Path, tmp_path: Path
+) -> None:
+    storage = tmp_path / "storage"
+    there = (*LOCAL, f"fault_tolerance.storage={storage}")
+    process = slow(Fork, *there, cwd=work, step_s=0.1)
+    try:
+        until(lambda: kept(storage / "job"), "a checkpoint")
+        said = refused(Fork(*there, option, cwd=folder(tmp_path / "away")))
+        assert "is being trained now" in said and str(process.pid) in said
+        assert kept(storage / "job")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
 def truncate(checkpoint: Path) -> str:
     part = checkpoint / "stage-1.safetensors"
     os.truncate(part, part.stat().st_size // 2)

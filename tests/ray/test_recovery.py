@@ -15,6 +15,7 @@ import ray
 
 from scpl_ray.errors import StageError
 from scpl_ray.job import Job
+from scpl_ray.schedule import Evaluate, Snapshot
 from tests.helpers import Action, Condition, at, run_job, until
 from tests.ray.test_growth import assert_nothing_left
 
@@ -95,6 +96,16 @@ def starting(number: int) -> Condition:
     return there
 
 
+def under_way(kind: type, after: int) -> Condition:
+    """Work of this kind is in flight."""
+
+    def there(job: Job, now: int) -> bool:
+        flying = job._running.chain.flying  # type: ignore[attr-defined]
+        return now >= after and any(isinstance(f.work, kind) for f in flying)
+
+    return there
+
+
 def check(tmp_path: Path, undisturbed: list[str], script: list[tuple[Condition, Action]]) -> Any:
     run, commander = run_job(tree_of(tmp_path, "killed"), script)
     print("\n".join(commander.lines))
@@ -106,12 +117,12 @@ def check(tmp_path: Path, undisturbed: list[str], script: list[tuple[Condition, 
 
 
 def test_each_stage_in_turn(tmp_path: Path, undisturbed: list[str]) -> None:
-    """Before any snapshot, with the spare, without it, at an epoch's end, the one that joined."""
+    """Before any snapshot, at an epoch's end, again at once, in a snapshot, before the end."""
     script = [
         (at(5), stage(1)),
-        (at(29), stage(2)),
-        (at(33), stage(2)),
-        (at(60), stage(3)),
+        (under_way(Evaluate, 15), stage(2)),
+        (at(30), stage(2)),
+        (under_way(Snapshot, 60), stage(3)),
         (at(100), stage(1)),
     ]
     summary, _ = check(tmp_path, undisturbed, script)

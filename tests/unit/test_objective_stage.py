@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -305,6 +306,48 @@ def test_non_finite_loss_leaves_the_parameters_of_a_convnet() -> None:
     with pytest.raises(NonFiniteLossError):
         stage.update(0)
     assert all(torch.equal(p, before[k]) for k, p in stage.module.named_trainable().items())
+
+
+def test_a_batch_is_left_out_and_running_statistics_too() -> None:
+    info = image_info(1, 8, 8)
+    tree = config(
+        model__kind="convnet",
+        model__channels=[4],
+        stages=1,
+        local__projection_head={"kind": "mlp_bn"},
+        fault_tolerance__on_nonfinite="skip",
+    )
+    stage, other = build_stages(tree, info)[0], build_stages(tree, info)[0]
+    activation, labels = image_batch(info)
+    poisoned = activation.hidden.clone()
+    poisoned[0, 0, 0, 0] = float("inf")
+    stage.forward(0, replace(activation, hidden=poisoned), labels)
+    stats = stage.update(0)
+    assert stats.skipped and not math.isfinite(stats.loss)
+    assert stage.module.weights_sha256() == other.module.weights_sha256(), "buffers too"
+    assert stage.next_step == 1
+    # From here on it learns as a stage that never saw the batch.
+    other.begin(1)
+    for each in (stage, other):
+        each.forward(1, activation, labels)
+        assert not each.update(1).skipped
+    assert stage.module.weights_sha256() == other.module.weights_sha256()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_finite_loss_with_a_gradient_that_is_not(policy: str) -> None:
+    stage = build_stages(config(stages=1, fault_tolerance__on_nonfinite=policy))[0]
+    activation, labels = text_batch()
+    parameter = next(iter(stage.module.named_trainable().values()))
+    parameter.register_hook(lambda grad: grad * float("inf"))
+    before = stage.module.weights_sha256()
+    stage.forward(0, activation, labels)
+    if policy == "stop":
+        with pytest.raises(NonFiniteLossError, match="its gradient is not"):
+            stage.update(0)
+    else:
+        assert stage.update(0).skipped
+    assert stage.module.weights_sha256() == before
 
 
 # --- gradient clipping ---------------------------------------------------------------------------
