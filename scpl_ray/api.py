@@ -49,6 +49,8 @@ def train(
     extra = [] if name is None else [f"name={name}"]
     resolved = load_config(config, [*overrides, *extra])
     start = Start(resolved, overwrite, resume, from_step)
+    listener = reporter or PlainReporter()
     if start.ended is not None:
+        listener.info(f"{resolved.name!r} has finished before; nothing is left to do")
         return TrainedRun(start.folder.path, start.ended)
-    return Job(start, reporter or PlainReporter(), debug, job_id).train()
+    return Job(start, listener, debug, job_id).train()

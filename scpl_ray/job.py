@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -16,14 +17,20 @@ from scpl_ray.elastic.request import request_of
 from scpl_ray.engine.base import Engine, Parts, StageState
 from scpl_ray.errors import NonFiniteLossError, RunError, StageError
 from scpl_ray.initial import read_initial
-from scpl_ray.job_checks import check_before, check_data, check_elastic, make_vectors
+from scpl_ray.job_checks import (
+    check_before,
+    check_data,
+    check_elastic,
+    check_until,
+    make_vectors,
+)
 from scpl_ray.jobs.board import Board
 from scpl_ray.jobs.record import new_record
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter, Reporters
-from scpl_ray.run_folder import CHECKPOINT, LEFT, LOG
+from scpl_ray.run_folder import CHECKPOINT, CONFIG, LEFT, LOG
 from scpl_ray.run_state import capture, recall
 from scpl_ray.safekeeping import resumed_of
 from scpl_ray.stage import plan_stages
@@ -63,7 +70,9 @@ class Job:
         self.begins, self.config, self.folder = start, start.config, start.folder
         self.debug = debug
         config, engine = self.config, self.config.pipeline.engine
-        self.board = Board(new_record(config.name, self.folder.path, engine, job_id))
+        self.board = Board(
+            new_record(config.name, self.folder.path, engine, job_id, start.safe.storage.where)
+        )
         self.reporter = Reporters(reporter, self.board)
         start.listen(self.reporter.info)
         self.safe = start.safe
@@ -94,11 +103,7 @@ class Job:
             return run
         except BaseException as problem:
             status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
-            if isinstance(problem, StageError | NonFiniteLossError) and problem.step >= 0:
-                problem.hint = (
-                    f". See it again in one process: scpl-ray train {self.folder.path}/config.yaml "
-                    f"--engine local --from-step {problem.step}"
-                )
+            self._say_how_to_see(problem)
             error = "" if status == "interrupted" else str(problem)
             self._unfinished(status, error)
             raise
@@ -111,6 +116,16 @@ class Job:
                 engine.close()
             self.safe.close(clear=status == "finished")
             self.board.update(status=status, error=error, ended_at=time.time())
+
+    def _say_how_to_see(self, problem: BaseException) -> None:
+        known = isinstance(problem, StageError | NonFiniteLossError) and problem.step >= 0
+        if known and self.begins.until is None:
+            assert isinstance(problem, StageError | NonFiniteLossError)
+            config = shlex.quote(str(self.folder.path / CONFIG))
+            problem.hint = (
+                f". See it again in one process: scpl-ray train {config} --engine local "
+                f"--from-step {problem.step}"
+            )
 
     def _engine(self) -> Engine:
         if self.config.pipeline.engine == "local":
@@ -184,6 +199,7 @@ class Job:
         specs = plan_stages(config, partition(build_model(config, info).names, config.stages))
         start = config.elastic.start_stages or len(specs)
         first = plan_stages(config, [spec.layers for spec in specs[:start]])
+        self.training.until = check_until(self.begins.until, config, ready.steps_per_epoch)
         never = check_elastic(config, ready.steps_per_epoch, start)
         for warning in [*check_data(config, ready, len(specs)), *never]:
             report.notice(warning)

@@ -88,6 +88,21 @@ def check_elastic(config: Config, steps_per_epoch: int, start: int) -> list[str]
     ]
 
 
+def check_until(until: int | None, config: Config, steps_per_epoch: int) -> int | None:
+    """Returns the step after which a run ends, if it ends before the last.
+
+    Raises:
+        ConfigError: there is no such step.
+    """
+    total = steps_per_epoch * config.train.epochs
+    if until is not None and until >= total:
+        raise ConfigError(
+            f"--from-step: {until} is no step of this run; allowed: 0 to {total - 1} "
+            f"({steps_per_epoch} an epoch)"
+        )
+    return until
+
+
 def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     """Returns what was left out, options without effect, and settings that seldom work."""
     info, warnings = ready.info, []

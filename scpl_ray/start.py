@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from scpl_ray.config import Config
+from scpl_ray.config import Config, load_config
 from scpl_ray.engine.base import Failure
 from scpl_ray.errors import ConfigError, JobError
 from scpl_ray.initial import Initial
 from scpl_ray.jobs.record import read_records
-from scpl_ray.run_folder import RunFolder
+from scpl_ray.run_folder import CONFIG, METRICS, RunFolder
 from scpl_ray.run_manifest import Saved
 from scpl_ray.run_state import check_same
 from scpl_ray.safekeeping import Safekeeping
@@ -32,6 +32,7 @@ class Start:
         folder: the run's.
         safe: its checkpoints.
         saved: the checkpoint from which it goes on; None: from the beginning.
+        until: the step after which it ends; None: all are trained.
         ended: the summary of a run that has nothing left to do.
         lines: what is worth saying.
 
@@ -59,9 +60,10 @@ class Start:
         self._source: Safekeeping | None = None
         if from_step is not None:
             self._find_step(config, from_step)
-        self.folder = RunFolder(self.config, overwrite, resume)
-        self._check_alone()
+        self.until = from_step
+        self.folder = RunFolder(self.config, overwrite or from_step is not None, resume)
         self.safe = Safekeeping(self.config, self.folder.path, self.say)
+        self._check_alone()
         if resume:
             self._resume()
 
@@ -78,7 +80,8 @@ class Start:
     def _check_alone(self) -> None:
         path = str(self.folder.path.resolve())
         for record in read_records():
-            if record.running and record.folder == path and record.pid != os.getpid():
+            mine = record.folder == path or record.storage == self.safe.storage.where
+            if record.running and mine and record.pid != os.getpid():
                 raise JobError(
                     f"name: {self.config.name!r} is being trained now, by job {record.id} (process "
                     f"{record.pid} on {record.host}); wait for it, stop it (scpl-ray stop "
@@ -89,6 +92,8 @@ class Start:
         summary = self.folder.summary()
         if summary is not None and summary.get("status") == "finished":
             self.ended = summary
+            then = load_config(self.folder.path / CONFIG)
+            check_same(self.config, {"config": then.model_dump(mode="json")}, then.name)
             return
         self.saved = self.safe.newest()
         if self.saved is None:
@@ -97,6 +102,8 @@ class Start:
         self._take(self.saved)
         total = f"goes on at step {self.saved.step}"
         self.say(f"{self.config.name!r} {total}, from {self.safe.storage.where}")
+        if not (self.folder.path / METRICS).exists():
+            self.say(f"{self.folder.path} has no {METRICS}: it begins with that step")
 
     def _take(self, saved: Saved) -> None:
         check_same(self.config, saved.run, saved.name)

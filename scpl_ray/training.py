@@ -30,6 +30,7 @@ class Training:
         skipped: batches that a stage left out because its loss was not finite.
         logged: bytes of the metrics log.
         validation: results of each exit after each epoch.
+        until: the step after which training ends; None: the last.
         keep: is given the parts of each checkpoint.
     """
 
@@ -39,6 +40,7 @@ class Training:
         self.samples = 0
         self.seconds = 0.0
         self.logged = 0
+        self.until: int | None = None
         self.skipped: list[dict[str, int]] = []
         self.keep: Callable[[Parts], None] = lambda parts: None
         self.validation: dict[int, list[ExitResult]] = {}
@@ -63,6 +65,9 @@ class Training:
                 self._count_skipped(done.stats)
                 log.step(done.work.epoch, done)
                 self.reporter.step(done.work.epoch, done)
+                if done.work.step == self.until:
+                    self.reporter.info(f"step {self.until} passed without an error")
+                    self.control.stop()
             elif isinstance(done.work, schedule.Evaluate):
                 self._scores += done.scores
                 if done.work.last:

@@ -18,7 +18,7 @@ import ray
 from scpl_ray import schedule
 from scpl_ray.engine.fence import Ticket
 from scpl_ray.engine.member import Given, Member
-from scpl_ray.engine.members import Members
+from scpl_ray.engine.members import Members, Parked
 from scpl_ray.engine.source import Source
 from scpl_ray.errors import ScplRayError
 from scpl_ray.stage_facts import StageSpec
@@ -33,7 +33,7 @@ class Flying:
         work: what it is.
         batch: reference to its batch.
         answers: references by stage number; those that have left answer as one.
-        parked: numbers of the stages that had left when it was sent.
+        left: the stages that had left when it was sent.
         packet: what the stages that have left were given.
         lost: stages that failed at it and were taken out.
     """
@@ -42,7 +42,7 @@ class Flying:
     work: schedule.Work
     batch: Any = None
     answers: dict[int, Any] = field(default_factory=dict)
-    parked: tuple[int, ...] = ()
+    left: list[Parked] = field(default_factory=list)
     packet: Any = None
     lost: list[tuple[StageSpec, ScplRayError]] = field(default_factory=list)
 
@@ -72,24 +72,24 @@ class Chain:
     def send(self, work: schedule.Work, batch: Any) -> None:
         """Sends work through all stages."""
         self.number += 1
-        parked = tuple(spec.number for spec in self.members.parked)
-        flying = Flying(self.number, work, batch, parked=parked)
+        flying = Flying(self.number, work, batch, left=self.members.have_left())
         if self.keeps:
             self.history.append((self.number, work))
         stages, packet = self.members.at(self.number), batch
         for member in stages:
             last = member is stages[-1]
             packet, flying.answers[member.spec.number] = self._give(
-                member, self.number, work, packet, last and not parked, last
+                member, self.number, work, packet, last and not flying.left, last
             )
         self._score(flying, packet)
         self.flying.append(flying)
 
     def _score(self, flying: Flying, packet: Any) -> None:
-        if isinstance(flying.work, schedule.Evaluate) and flying.parked:
+        if isinstance(flying.work, schedule.Evaluate) and flying.left:
             flying.packet = packet
-            answer = self.members.parked_actor.evaluate.remote(packet, flying.parked)
-            flying.answers[flying.parked[0]] = answer
+            numbers = tuple(left.spec.number for left in flying.left)
+            answer = self.members.parked_actor.evaluate.remote(packet, numbers)
+            flying.answers[numbers[0]] = answer
 
     def _give(
         self,
@@ -192,7 +192,7 @@ class Chain:
                 self.adopt(marks.popleft())
         for own in self.flying:
             # The stages behind it were not sent this again, yet those that have left may have to.
-            if own.parked and own.number not in again and own.packet is not None:
+            if own.left and own.number not in again and own.packet is not None:
                 self._score_again(own)
         return True
 
@@ -206,7 +206,7 @@ class Chain:
         anew: bool,
     ) -> list[Any]:
         stages, packet, answers = self.members.at(number), None, []
-        parked = own.parked if own is not None else ()
+        left = own.left if own is not None else []
         for member in stages:
             last = member is stages[-1]
             if member not in needing:
@@ -223,7 +223,7 @@ class Chain:
             # Nobody downstream needs the output of a batch that all of them have had.
             alone = not any(m in needing for m in stages[stages.index(member) + 1 :])
             packet, answer = self._give(
-                member, number, work, packet, last and not parked, last or alone
+                member, number, work, packet, last and not left, last or alone
             )
             answers.append(answer)
             if own is not None:
@@ -233,7 +233,7 @@ class Chain:
         return answers
 
     def _score_again(self, own: Flying) -> None:
-        ready = ray.wait([own.answers[own.parked[0]]], timeout=0)[0]
+        ready = ray.wait([own.answers[own.left[0].spec.number]], timeout=0)[0]
         try:
             if ready:
                 ray.get(ready[0])

@@ -92,8 +92,7 @@ class Collector:
         """The copies of a snapshot that has passed all stages, before they are adopted."""
         stages = self.members.at(flying.number)
         refs = [m.log[flying.number].state for m in stages if flying.number in m.log]
-        parked = [p for p in self.members.parked_parts() if p[0].number in flying.parked]
-        refs += [state for _, state in parked]
+        refs += [left.state for left in flying.left]
 
         def fetch() -> Iterator[StageState]:
             while refs:
@@ -101,4 +100,4 @@ class Collector:
 
         specs = [m.spec for m in stages]
         told = partial(written, work.step, flying.number)
-        return Parts(work.step, specs, [spec for spec, _ in parked], fetch, told)
+        return Parts(work.step, specs, [left.spec for left in flying.left], fetch, told)

@@ -30,7 +30,15 @@ class _Leaving:
 
 
 @dataclass
-class _Parked:
+class Parked:
+    """A stage that has left.
+
+    Attributes:
+        spec: which stage.
+        config: the network's config when it left.
+        state: reference to its state.
+    """
+
     spec: StageSpec
     config: Config
     state: Any
@@ -48,11 +56,11 @@ class Members:
         self.config, self.private = config, private
         self.live: list[Member] = []
         self.parked_actor: Any = None
-        self._parked: list[_Parked] = []
+        self._parked: list[Parked] = []
         self.threads = 1
         self.placement = Placement("cpu", 0.0, 0.0, "")
         self._leaving: list[_Leaving] = []
-        self._aside: dict[int, _Parked] = {}
+        self._aside: dict[int, Parked] = {}
         self._args = BuildArgs(DataInfo("", "", "text", (), {}), 0, 1)
         self.paths = [str(Path.cwd()), *[p for p in sys.path if p]]
         self.spare = Spare(self._make_spare)
@@ -73,7 +81,7 @@ class Members:
             for member, state in zip(self.live, resumed.states, strict=True):
                 member.origin, member.step = ray.put(state), resumed.step
             for spec, state in reversed(resumed.parked):
-                self._park(_Parked(spec, config, ray.put(state)))
+                self._park(Parked(spec, config, ray.put(state)))
         return [self.build(member) for member in self.live]
 
     @property
@@ -81,9 +89,9 @@ class Members:
         """The stages that have left, in order."""
         return [parked.spec for parked in self._parked]
 
-    def parked_parts(self) -> list[tuple[StageSpec, Any]]:
-        """The stages that have left, in order, with references to their states."""
-        return [(parked.spec, parked.state) for parked in self._parked]
+    def have_left(self) -> list[Parked]:
+        """The stages that have left, in order."""
+        return list(self._parked)
 
     def _make(self) -> Any:
         wanted = self.placement
@@ -157,16 +165,16 @@ class Members:
         state = member.actor.state.remote()
         self._aside.pop(member.spec.number, None)
         self._leaving.append(_Leaving(member, state))
-        self._park(_Parked(member.spec, config, state))
+        self._park(Parked(member.spec, config, state))
         return member.spec
 
-    def _park(self, parked: _Parked) -> None:
+    def _park(self, parked: Parked) -> None:
         if self.parked_actor is None:
             self._start_parked_actor()
         self._parked.insert(0, parked)
         self._add(parked)
 
-    def _add(self, parked: _Parked) -> None:
+    def _add(self, parked: Parked) -> None:
         args = self._args
         totals = (args.total_steps, args.steps_per_epoch)
         self.parked_actor.add.remote(parked.spec, parked.config, args.info, totals, parked.state)

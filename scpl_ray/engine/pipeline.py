@@ -273,11 +273,10 @@ class RayEngine:
 
     def states(self) -> Iterator[StageState]:
         """Yields the state of one stage after the other, those that have left last."""
-        count = len(self.members.live)
-        for i in range(count):
+        for i in range(len(self.members.live)):
             yield self._state_of(i)
-        for _, state in self.members.parked_parts():
-            yield with_digest(self._asking.get(state, "a stage that has left"))
+        for left in self.members.have_left():
+            yield with_digest(self._asking.get(left.state, "a stage that has left"))
 
     def _state_of(self, position: int) -> StageState:
         while True:

@@ -37,6 +37,7 @@ class JobRecord:
         name: the run's name.
         folder: the run's folder, absolute.
         engine: ray or local.
+        storage: where its checkpoints are.
         address: of its Ray; empty on the local engine, or before Ray has started.
         user: who started it.
         host: where its driver runs.
@@ -53,6 +54,7 @@ class JobRecord:
     name: str
     folder: str
     engine: str = "ray"
+    storage: str = ""
     address: str = ""
     user: str = ""
     host: str = ""
@@ -70,13 +72,16 @@ class JobRecord:
         return self.status == RUNNING
 
 
-def new_record(name: str, folder: Path, engine: str, job_id: str | None = None) -> JobRecord:
+def new_record(
+    name: str, folder: Path, engine: str, job_id: str | None = None, storage: str = ""
+) -> JobRecord:
     """Describes a job of this process."""
     return JobRecord(
         id=job_id or new_id(name),
         name=name,
         folder=str(folder.resolve()),
         engine=engine,
+        storage=storage,
         user=user_name(),
         host=socket.gethostname(),
         pid=os.getpid(),

@@ -115,11 +115,17 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
     source.mkdir()
     (source / "job.yaml").write_text(yaml.safe_dump(TREE))
     runs = tmp_path / "runs"
-    sent = cluster.jobs(
-        "submit", "--no-wait", "--submission-id", "one", "--working-dir", str(source),
-        "--", "python", "-m", "scpl_ray", "train", "job.yaml", f"output.dir={runs}",
-    )  # fmt: skip
-    assert sent.returncode == 0, sent.stdout + sent.stderr
+
+    def submit(name: str) -> None:
+        """As a retry does: the same command again."""
+        sent = cluster.jobs(
+            "submit", "--no-wait", "--submission-id", name, "--working-dir", str(source),
+            "--", "python", "-m", "scpl_ray", "train", "job.yaml", f"output.dir={runs}",
+            "fault_tolerance.checkpoint_every_steps=20", "--resume",
+        )  # fmt: skip
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+
+    submit("one")
     until(lambda: cluster.status().get("step"), "training", 90)
 
     rows = json.loads(cluster.cli("list", "--json").stdout)
@@ -148,13 +154,21 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start(f"--address={cluster.address}", "--num-cpus=1")
     until(lambda: change() == "done", "the growth on the new node", 60)
     assert "node" not in change("text") and "first batch was through" in change("text")
+
+    grown_at = change("step")
+    until(lambda: cluster.status()["step"] > grown_at + 50, "a checkpoint with the new stage", 30)
+    os.kill(cluster.status()["pid"], signal.SIGKILL)
+    until(lambda: "FAILED" in cluster.jobs("status", "one").stdout.upper(), "its failure", 60)
+    submit("two")
+    until(lambda: cluster.status().get("step", 0) > grown_at + 60, "training that goes on", 90)
+    assert "goes on at step" in cluster.jobs("logs", "two").stdout
     assert cluster.cli("shrink", "job").returncode == 0
     stopped = cluster.cli("stop", "job")
     assert stopped.returncode == 0, stopped.stderr
 
     def ended() -> bool:
-        said = cluster.jobs("status", "one")
-        assert "FAILED" not in said.stdout + said.stderr, cluster.jobs("logs", "one").stdout
+        said = cluster.jobs("status", "two")
+        assert "FAILED" not in said.stdout + said.stderr, cluster.jobs("logs", "two").stdout
         return "SUCCEEDED" in (said.stdout + said.stderr).upper()
 
     until(ended, "the job's success", 30)

@@ -213,7 +213,7 @@ def test_on_ray_killed_then_stopped_then_in_one_process(work: Path) -> None:
     more = ("train.epochs=15",)
     often = ("fault_tolerance.checkpoint_every_steps=2", "fault_tolerance.keep=1000")
     process = slow(popen, *more, *often, cwd=work, step_s=0.05)
-    until(lambda: max(kept(run / "checkpoints"), default=0) >= 50, "a checkpoint")
+    until(lambda: max(kept(run / "checkpoints"), default=0) >= 50, "a checkpoint", 120)
     grown = cli("grow", cwd=work)
     assert grown.returncode == 0, grown.stderr
     process.kill()
@@ -412,12 +412,17 @@ def test_a_step_is_seen_again(tmp_path: Path) -> None:
     assert "--from-step: -1 is no step" in said
 
 
-def test_a_step_that_does_not_fail(killed: Path, whole: dict[str, Any]) -> None:
+def test_a_step_that_does_not_fail(killed: Path) -> None:
     before = kept(killed / "runs/job/checkpoints")
-    said = Fork(*LOCAL, "--from-step", str(STEPS), cwd=killed).end()
-    assert f"to see step {STEPS} of 'job': from its checkpoint of step {before[-1]}" in said
-    assert kept(killed / "runs/job/checkpoints") == before
-    assert summary(killed / f"runs/job-from-{STEPS}")["weights_sha256"] == whole["weights_sha256"]
+    step = before[-1] + 3
+    for _ in range(2):
+        said = Fork(*LOCAL, "--from-step", str(step), cwd=killed).end()
+        assert f"to see step {step} of 'job': from its checkpoint of step {before[-1]}" in said
+        assert f"step {step} passed without an error" in said
+        assert kept(killed / "runs/job/checkpoints") == before
+        assert summary(killed / f"runs/job-from-{step}")["steps"] == step + 1
+    said = refused(Fork(*LOCAL, "--from-step", str(STEPS), cwd=killed))
+    assert f"--from-step: {STEPS} is no step of this run; allowed: 0 to {STEPS - 1}" in said
 
 
 def test_batches_that_are_not_finite(tmp_path: Path) -> None:
@@ -458,7 +463,7 @@ def test_a_storage_of_its_own(work: Path, tmp_path: Path, whole: dict[str, Any])
     assert seen == list(range(begun, STEPS))
     assert kept(storage / "job")[-1] == STEPS
     Fork(*there, "--overwrite", "train.epochs=1", cwd=work).end()
-    assert kept(storage / "job") == [10, 20, PER_EPOCH][-2:]
+    assert len(kept(storage / "job")) == 2 and kept(storage / "job")[-1] == PER_EPOCH
 
 
 def test_a_storage_that_breaks_costs_no_more_than_warnings(
