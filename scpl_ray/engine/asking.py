@@ -8,11 +8,13 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.engine.base import DataReady
 from scpl_ray.engine.faults import ProcessDied
 from scpl_ray.engine.member import Member
 from scpl_ray.engine.members import Members
 from scpl_ray.engine.placement import Placement, shortage
-from scpl_ray.engine.recovery import Recovery
+from scpl_ray.engine.recovery import DATA, Recovery
+from scpl_ray.engine.source import Source
 from scpl_ray.engine.wording import worded
 from scpl_ray.errors import PipelineTimeoutError, ResourceError
 
@@ -87,3 +89,16 @@ class Asking:
             except ProcessDied as died:
                 self._recovery.died_early(member.name, died.cause)
                 ref = self._members.replace(member)
+
+    def prepared(self, source: Source, tokenizer: str | None) -> DataReady:
+        """Has the data process load the data, and another one if it dies on the way."""
+        asked = source.prepare(tokenizer)
+        while True:
+            try:
+                ready: DataReady = self.get(asked, DATA, "prepare_timeout_s")
+            except ProcessDied as died:
+                self._recovery.died_early(DATA, died.cause)
+                asked = source.renew()
+            else:
+                source.keep_vocabulary(ready.info.tokenizer)
+                return ready

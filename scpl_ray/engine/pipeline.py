@@ -43,10 +43,10 @@ from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.collector import Collector
 from scpl_ray.engine.faults import Broken, ProcessDied
 from scpl_ray.engine.marks import Marks
-from scpl_ray.engine.member import BuildArgs
+from scpl_ray.engine.member import BuildArgs, Member
 from scpl_ray.engine.members import Members
 from scpl_ray.engine.placement import place, threads_per_stage
-from scpl_ray.engine.recovery import DATA, Recovery
+from scpl_ray.engine.recovery import Recovery
 from scpl_ray.engine.source import Source
 from scpl_ray.engine.wording import worded
 from scpl_ray.models.text import WordVectors
@@ -112,16 +112,8 @@ class RayEngine:
 
     def prepare_data(self, tokenizer: str | None = None) -> DataReady:
         """Loads the data in the data actor."""
-        asked = self.source.prepare(tokenizer)
-        while True:
-            try:
-                self.ready: DataReady = self._asking.get(asked, DATA, "prepare_timeout_s")
-            except ProcessDied as died:
-                self.recovery.died_early(DATA, died.cause)
-                asked = self.source.renew()
-            else:
-                self.source.keep_vocabulary(self.ready.info.tokenizer)
-                return self.ready
+        self.ready = self._asking.prepared(self.source, tokenizer)
+        return self.ready
 
     def start(
         self,
@@ -190,10 +182,20 @@ class RayEngine:
         ahead = self._ahead = deque()
         for item in work:
             ahead.append(_Ahead(item, self.source.batch(item)))
+            # It stays in there until it has been sent: its batch may have to be made again.
             if len(ahead) > self.config.pipeline.prefetch:
-                yield ahead.popleft()
+                yield ahead[0]
+                ahead.popleft()
         while ahead:
-            yield ahead.popleft()
+            yield ahead[0]
+            ahead.popleft()
+
+    def _mend(self, why: str, suspects: tuple[Member, ...] = ()) -> None:
+        source = self.source.actor
+        self.recovery.mend(why, suspects)
+        if self.source.actor is not source:
+            for item in self._ahead:
+                item.batch = self.source.batch(item.work)
 
     def _finish(self, flying: Flying) -> Iterator[Done]:
         """Waits for the oldest work, mends what is broken on the way, and yields the result."""
@@ -202,11 +204,7 @@ class RayEngine:
                 results = self.collector.collect(flying)
                 break
             except Broken as broken:
-                source = self.source.actor
-                self.recovery.mend(broken.why, broken.suspects)
-                if self.source.actor is not source:
-                    for item in self._ahead:
-                        item.batch = self.source.batch(item.work)
+                self._mend(broken.why, broken.suspects)
         self.chain.flying.remove(flying)
         self.chain.finished(flying)
         work, lost = flying.work, tuple(flying.lost)
@@ -254,7 +252,7 @@ class RayEngine:
         try:
             return self.members.left()
         except RayActorError as error:
-            self.recovery.mend(str(worded(error, "a stage that leaves")))
+            self._mend(str(worded(error, "a stage that leaves")))
             return []
 
     def can_get(self, ask: Ask) -> str:
@@ -285,7 +283,7 @@ class RayEngine:
                 state: StageState = self._asking.get(member.actor.state.remote(), member.name)
                 return state
             except ProcessDied as died:
-                self.recovery.mend(died.cause)
+                self._mend(died.cause)
 
     def close(self) -> None:
         """Ends the actors, and Ray if this engine started it."""
