@@ -139,6 +139,13 @@ class Chain:
             for member in self.members.all():
                 member.forget(flying.number)
 
+    def lose(self, member: Member, error: ScplRayError) -> None:
+        """Takes out a stage that joined lately and failed; the others never depended on it."""
+        number = member.spec.number
+        self.flying[0].lost += [(spec, error) for spec in self.members.lose(number)]
+        for other in self.flying:
+            other.answers = {n: ref for n, ref in other.answers.items() if n < number}
+
     def adopt(self, number: int) -> float:
         """The copies of a snapshot are there; returns what the dearest cost, in seconds."""
         costs = [member.adopt(number) for member in self.members.at(number)]

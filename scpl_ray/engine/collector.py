@@ -16,7 +16,7 @@ from scpl_ray.engine.faults import Broken
 from scpl_ray.engine.member import Member
 from scpl_ray.engine.members import Members
 from scpl_ray.engine.wording import data_is_late, late, own_cause, worded
-from scpl_ray.errors import PipelineTimeoutError, ScplRayError, StageMemoryError
+from scpl_ray.errors import PipelineTimeoutError, StageMemoryError
 
 
 class Collector:
@@ -60,8 +60,9 @@ class Collector:
                 member = self._member(number)
                 if isinstance(failure, StageMemoryError) and member is not None:
                     raise Broken(str(failure), (member,)) from None
-                if not self._lose(flying, member, failure):
+                if member is None or not member.on_probation:
                     raise failure from None
+                self.chain.lose(member, failure)
                 break
         return results
 
@@ -72,16 +73,6 @@ class Collector:
         if data_is_late(flying.batch) or member is None or not self.config.fault_tolerance.enabled:
             return error
         return Broken(str(error), (member,))
-
-    def _lose(self, flying: Flying, member: Member | None, error: ScplRayError) -> bool:
-        """Takes out a stage that joined lately and failed; the others never depended on it."""
-        if member is None or not member.on_probation:
-            return False
-        number = member.spec.number
-        flying.lost += [(spec, error) for spec in self.members.lose(number)]
-        for other in self.chain.flying:
-            other.answers = {n: ref for n, ref in other.answers.items() if n < number}
-        return True
 
     def _member(self, number: int) -> Member | None:
         return next((m for m in self.members.live if m.spec.number == number), None)

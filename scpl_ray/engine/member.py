@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.engine import cluster
 from scpl_ray.engine.actors import Started
 from scpl_ray.engine.base import PROBATION_STEPS
 from scpl_ray.stage_facts import StageSpec, StageStats
@@ -172,6 +175,17 @@ class Member:
             self.forget(later)
         self.sent = number
         return again
+
+    def end_process(self) -> None:
+        """Ends a process that may only be slow: the fence keeps it out, this frees its device."""
+        with contextlib.suppress(Exception):
+            ray.kill(self.actor)
+        if self.started is None or self.started.node != cluster.own_node():
+            return
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(self.started.pid)
+            if abs(process.create_time() - self.started.process_at) < 2:
+                process.kill()
 
     def end(self) -> None:
         """Ends the actor and gives its resources back."""

@@ -8,15 +8,11 @@ newest checkpoint on storage, or to the beginning, and the batches since are mad
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import GetTimeoutError
 
@@ -28,7 +24,7 @@ from scpl_ray.engine.budget import Budget
 from scpl_ray.engine.chain import Chain
 from scpl_ray.engine.member import Member
 from scpl_ray.engine.wording import first_line, worded
-from scpl_ray.errors import PipelineTimeoutError, ResourceError, RunError, StageError
+from scpl_ray.errors import PipelineTimeoutError, ResourceError, RunError, ScplRayError, StageError
 
 _QUICK_S = 0.3
 DATA, PARKED = "the data process", "the process of the stages that have left"
@@ -90,17 +86,17 @@ class Recovery:
         """
         begun, since = time.monotonic(), len(self.budget.failures)
         for suspect in suspects:
-            self._end_process(suspect)
+            suspect.end_process()
         while True:
             self.chain.generation += 1
             dead, done = self._look(suspects, why)
             suspects = ()
-            for fault in dead:
-                self._count(fault)
-            gone = self._lost_machines(dead)
-            lost = gone or (not dead and self.config.fault_tolerance.enabled)
-            if not dead and not gone:
+            lost = not dead
+            if lost:
                 self._count(_Dead("the pipeline", self._step_of(self.chain), why))
+            dead = [fault for fault in dead if self._count(fault)]
+            gone = self._lost_machines(dead)
+            lost = lost or gone
             for fault in dead:
                 at = f" at step {fault.step}" if fault.step >= 0 else ""
                 self.say(f"{fault.who} died{at}: {fault.cause}; it is replaced")
@@ -134,7 +130,7 @@ class Recovery:
             except GetTimeoutError:
                 if isinstance(who, str):
                     raise PipelineTimeoutError(f"{name} does not answer; it hangs") from None
-                self._end_process(who)
+                who.end_process()
                 dead.append(self._hanging(who))
             except Exception as error:
                 member = None if isinstance(who, str) else who
@@ -177,29 +173,29 @@ class Recovery:
         steps = (f.work.step for f in chain.flying if isinstance(f.work, schedule.Train))
         return next(steps, -1)
 
-    def _count(self, fault: _Dead) -> None:
+    def _count(self, fault: _Dead) -> bool:
+        """Counts a fault; False: it was of a stage on probation, and one too many for that stage.
+
+        Raises:
+            RunError: it was one too many for the run.
+        """
+        chain, member = self.chain, fault.member
+        if member is not None and not any(m is member for m in chain.members.all()):
+            return False  # it went with the one that fed it
         why = self.budget.count(fault.who, fault.step, fault.cause)
         if not why:
-            return
-        if fault.hangs:
-            raise PipelineTimeoutError(f"{fault.cause}; the run ends: {why}")
-        if fault.member is not None:
-            raise StageError(
-                fault.member.spec.number, fault.step, "", f"{fault.cause}; the run ends: {why}"
-            )
+            return True
         at = f" at step {fault.step}" if fault.step >= 0 else ""
-        raise RunError(f"{fault.who}{at}: {fault.cause}; the run ends: {why}")
-
-    def _end_process(self, member: Member) -> None:
-        """Ends a process that may only be slow: the fence keeps it out, this frees its device."""
-        with contextlib.suppress(Exception):
-            ray.kill(member.actor)
-        started = member.started
-        if started is None or started.node != cluster.own_node():
-            return
-        with contextlib.suppress(psutil.Error, OSError):
-            if abs(psutil.Process(started.pid).create_time() - started.process_at) < 2:
-                os.kill(started.pid, signal.SIGKILL)
+        error: ScplRayError = RunError(f"{fault.who}{at}: {fault.cause}; the run ends: {why}")
+        if fault.hangs:
+            error = PipelineTimeoutError(f"{fault.cause}; the run ends: {why}")
+        elif member is not None:
+            cause = f"{fault.cause}; the run ends: {why}"
+            error = StageError(member.spec.number, fault.step, "", cause)
+        if member is None or not member.on_probation or not chain.flying:
+            raise error
+        chain.lose(member, StageError(member.spec.number, fault.step, "", f"{fault.cause}; {why}"))
+        return False
 
     def _lost_machines(self, dead: list[_Dead]) -> bool:
         """Whether a dead stage's whole machine is gone, and the copies on it too."""
