@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +219,12 @@ def test_the_same_batch_every_time(tmp_path: Path) -> None:
     tree = tree_of(tmp_path, "deadly", elastic={})
     tree["model"] = {"factory": f"{LAYERS}:deadly", "options": {"step": 7}}
     tree["stages"] = [1, 1, 1]
-    begun = time.monotonic()
     with pytest.raises(StageError) as caught:
         run_job(tree)
     said = str(caught.value)
     assert (caught.value.stage, caught.value.step) == (2, 7)
     assert "died 3 times at this batch" in said
     assert "--engine local --from-step 7" in said
-    assert time.monotonic() - begun < 60
 
 
 def test_the_budget_of_a_run(tmp_path: Path) -> None:
