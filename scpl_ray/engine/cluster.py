@@ -50,6 +50,9 @@ def connect(config: Config, debug: bool = False) -> bool:
         attach(address, **options)
         return True
     options |= {"address": "local", "include_dashboard": False}
+    # Nobody reads what Ray records of each call here, and its GCS keeps the last 100,000 of them:
+    # it grew by 6 MiB a minute.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     if config.resources.object_store_mib:
         options["object_store_memory"] = config.resources.object_store_mib * 2**20
     on_sigterm = signal.getsignal(signal.SIGTERM)
