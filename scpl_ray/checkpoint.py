@@ -111,14 +111,6 @@ def save_checkpoint(
     return [stage["weights_sha256"] for stage in stages]
 
 
-def save_left_stage(folder: Path, spec: StageSpec, state: StageState) -> None:
-    """Writes a stage that has left a running job: what a crash would lose otherwise."""
-    folder.mkdir(exist_ok=True)
-    name = f"stage-{spec.number}.step-{state.next_step}"
-    write_atomically(folder / f"{name}.safetensors", state.weights)
-    write_atomically(folder / f"{name}.optimizer.safetensors", state.optimizer)
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads and verifies a checkpoint folder.
 

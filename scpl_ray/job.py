@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scpl_ray.checkpoint import save_checkpoint, save_left_stage
+from scpl_ray.checkpoint import save_checkpoint
 from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.plan import most_stages, planned_changes
 from scpl_ray.elastic.request import request_of
-from scpl_ray.engine.base import Engine, Parts, StageState
+from scpl_ray.engine.base import Engine, Parts
 from scpl_ray.errors import NonFiniteLossError, RunError, StageError
 from scpl_ray.initial import read_initial
 from scpl_ray.job_checks import (
@@ -30,11 +29,10 @@ from scpl_ray.metrics import MetricsLog
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Plan, Reporter, Reporters
-from scpl_ray.run_folder import CHECKPOINT, CONFIG, LEFT, LOG
+from scpl_ray.run_folder import CHECKPOINT, CONFIG, LOG
 from scpl_ray.run_state import capture, recall
 from scpl_ray.safekeeping import resumed_of
 from scpl_ray.stage import plan_stages
-from scpl_ray.stage_facts import StageSpec
 from scpl_ray.start import Start
 from scpl_ray.summary import Outcome, summarize
 from scpl_ray.training import Training
@@ -80,7 +78,6 @@ class Job:
             config,
             self.reporter.info,
             self._stages_changed,
-            self._stage_left,
             self.safe.note,
             self.safe.forget,
         )
@@ -173,9 +170,6 @@ class Job:
     def _stages_changed(self) -> None:
         self.reporter.changed(self._plan())
 
-    def _stage_left(self, spec: StageSpec, state: StageState) -> None:
-        save_left_stage(self.folder.path / LEFT, spec, state)
-
     def _plan(self) -> Plan:
         config, info, engine = self.config, self._ready.info, self._running
         title = f"{config.method}, {config.model.factory or config.model.kind}, {info.name}"
@@ -249,7 +243,6 @@ class Job:
         digests = save_checkpoint(
             self.folder.path / CHECKPOINT, own, info, stages, engine.states(), engine.threads
         )
-        shutil.rmtree(self.folder.path / LEFT, ignore_errors=True)
         changes = self.control.changes
         outcome = Outcome(
             "stopped" if stopped else "finished",

@@ -12,7 +12,7 @@ from scpl_ray.config import Config, dump_yaml
 from scpl_ray.errors import CheckpointError, ConfigError, nearest
 
 CONFIG, SUMMARY, METRICS, CHECKPOINT = "config.yaml", "summary.json", "metrics.jsonl", "checkpoint"
-LOG, LEFT = "log.txt", "left"
+LOG = "log.txt"
 
 
 class RunFolder:

@@ -21,7 +21,7 @@ from scpl_ray.elastic.plan import Pace, decide
 from scpl_ray.elastic.request import Request, note_of
 from scpl_ray.elastic.starter import Starter
 from scpl_ray.elastic.wishes import Wishes
-from scpl_ray.engine.base import Ask, Done, Engine, Go, StageState
+from scpl_ray.engine.base import Ask, Done, Engine, Go
 from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
 
@@ -33,7 +33,6 @@ class Control:
         config: the run's config.
         say: takes one line for the log.
         on_change: called after the stages have changed.
-        on_left: takes the state of a stage that has left.
         note: is given each change before it happens, as plain values.
         forget: is given the id of a change that came to nothing after all.
     """
@@ -43,13 +42,12 @@ class Control:
         config: Config,
         say: Callable[[str], None],
         on_change: Callable[[], None],
-        on_left: Callable[[StageSpec, StageState], None],
         note: Callable[[dict[str, Any]], None] = lambda change: None,
         forget: Callable[[str], None] = lambda key: None,
     ) -> None:
         self._config, self._say = config, say
         self._note, self._forget = note, forget
-        self._on_change, self._on_left = on_change, on_left
+        self._on_change = on_change
         self._lock = threading.RLock()
         self._starter: Starter | None = None
         self._ended = False
@@ -190,8 +188,7 @@ class Control:
                 self._pace.mark()
             self.step, self.epoch = work.step, work.epoch
             assert self._starter is not None
-            for spec, state in self._starter.engine.left():
-                self._on_left(spec, state)
+            self._starter.engine.free_left()
             self._advance()
             return self._due()
 

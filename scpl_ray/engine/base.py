@@ -246,8 +246,8 @@ class Engine(Protocol):
             config: the config of now, with the layers that joined.
         """
 
-    def left(self) -> list[tuple[StageSpec, StageState]]:
-        """The states of stages that have left since the last call, once they can be had."""
+    def free_left(self) -> None:
+        """Frees the devices of stages that have left by now; does not wait."""
 
     def can_get(self, ask: Ask) -> str:
         """Empty if a stage could have a place now or later, else why not."""

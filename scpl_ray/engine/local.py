@@ -69,7 +69,6 @@ class LocalEngine:
         self.away: list[Stage] = []
         self._probation: dict[int, int] = {}
         self._aside: dict[int, Stage] = {}
-        self._left: list[Stage] = []
         self.failures: list[Failure] = []
         self.marks = Marks(config.fault_tolerance, memory=False)
         self._weights: bytes | None = None
@@ -218,13 +217,10 @@ class LocalEngine:
         stage = self.stages.pop()
         self._aside.pop(stage.spec.number, None)
         self.away.insert(0, stage)
-        self._left.append(stage)
         return stage.spec
 
-    def left(self) -> list[tuple[StageSpec, StageState]]:
-        """The states of stages that have left since the last call."""
-        left, self._left = self._left, []
-        return [(stage.spec, stage_state(stage)) for stage in left]
+    def free_left(self) -> None:
+        """Stages that have left hold nothing here."""
 
     def can_get(self, ask: Ask) -> str:
         """This process has room for every stage."""

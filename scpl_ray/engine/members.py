@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.actors import ParkedActor, StageActor
-from scpl_ray.engine.base import Ask, Resumed, StageState
+from scpl_ray.engine.base import Ask, Resumed
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.engine.member import BuildArgs, Member, remote
@@ -198,21 +198,21 @@ class Members:
         parked.state = left.state
         self._add(parked)
 
-    def left(self) -> list[tuple[StageSpec, StageState]]:
-        """Frees the device of each stage that has left by now; returns their states.
+    def free_left(self) -> None:
+        """Frees the device of each stage that has left by now.
 
         Raises:
             RayActorError: the process of one died before its state was here.
+            ObjectLostError: its machine, with its state, is gone.
             ScplRayError: a stage could not be taken over.
         """
-        arrived = []
         for leaving in list(self._leaving):
             if not ray.wait([leaving.state], timeout=0)[0]:
                 continue
             spec = leaving.member.spec
             try:
                 state = ray.get(leaving.state)
-            except RayActorError:
+            except (RayActorError, ObjectLostError):
                 raise
             except Exception as error:
                 raise worded(error, f"stage {spec.number}, leaving,") from None
@@ -222,9 +222,7 @@ class Members:
             for parked in self._parked:
                 if parked.spec == spec:
                     parked.state = own
-            arrived.append((spec, state))
             leaving.member.end()
-        return arrived
 
     def can_get(self, ask: Ask) -> str:
         """Empty if one more stage could have a place, now or from an autoscaler; else why not."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
@@ -247,13 +247,12 @@ class RayEngine:
         """Takes the last stage out of training."""
         return self.members.leave(config, self.chain.number)
 
-    def left(self) -> list[tuple[StageSpec, StageState]]:
-        """The states of stages that have left since the last call."""
+    def free_left(self) -> None:
+        """Frees the devices of stages that have left by now."""
         try:
-            return self.members.left()
-        except RayActorError as error:
+            self.members.free_left()
+        except (RayActorError, ObjectLostError) as error:
             self._mend(str(worded(error, "a stage that leaves")))
-            return []
 
     def can_get(self, ask: Ask) -> str:
         """Empty if a stage could have a place now or later, else why not."""

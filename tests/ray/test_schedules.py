@@ -54,4 +54,3 @@ def test_a_random_schedule(schedule_seed: int, tmp_path: Path) -> None:
     assert replay(tmp_path, summary, stages) == summary["weights_sha256"]
     assert_nothing_left()
     assert [p.name for p in run.dir.rglob("*") if p.name.endswith(".tmp")] == []
-    assert not (run.dir / "left").exists()

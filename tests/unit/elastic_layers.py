@@ -11,7 +11,7 @@ from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.request import Request
-from scpl_ray.engine.base import Ask, Done, Go, Progress, StageState
+from scpl_ray.engine.base import Ask, Done, Go, Progress
 from scpl_ray.errors import RunError
 from scpl_ray.evaluate import ExitResult
 from scpl_ray.models import Activation, LayeredModel, LayerSpec, build_model
@@ -44,7 +44,8 @@ class FakeEngine:
         self.asks: list[Ask] = []
         self.joined: list[tuple[int, int]] = []
         self.problem, self.no_room = "", ""
-        self.states: list[tuple[StageSpec, StageState]] = []
+        self.leaving: list[int] = []
+        self.freed: list[int] = []
 
     def prepare(self, spec: StageSpec, settings: Config, ask: Ask) -> Candidate:
         if self.problem:
@@ -64,12 +65,12 @@ class FakeEngine:
 
     def leave(self, settings: Config) -> StageSpec:
         self.parked.insert(0, self.specs.pop())
-        self.states.append((self.parked[0], StageState(b"", b"", "", 0)))
+        self.leaving.append(self.parked[0].number)
         return self.parked[0]
 
-    def left(self) -> list[tuple[StageSpec, StageState]]:
-        left, self.states = self.states, []
-        return left
+    def free_left(self) -> None:
+        self.freed += self.leaving
+        self.leaving = []
 
     def can_get(self, ask: Ask) -> str:
         return self.no_room
@@ -87,12 +88,10 @@ class Job:
         self.engine, self.waiting = FakeEngine(specs[:stages]), specs[stages:]
         self.said: list[str] = []
         self.changed: list[int] = []
-        self.gone: list[int] = []
         self.control = Control(
             settings,
             self.said.append,
             lambda: self.changed.append(len(self.engine.specs)),
-            lambda spec, state: self.gone.append(spec.number),
         )
 
     def begin(self) -> Job:

@@ -303,10 +303,10 @@ def test_the_last_stage_leaves_at_the_next_boundary() -> None:
     assert request.text == "stage 3 left before step 4"
     assert [s.number for s in job.engine.parked] == [3]
     assert job.control.changes.shrunk[0]["layers"] == ["encoder.2"]
-    assert (job.changed, job.gone) == ([2], [])
+    assert (job.changed, job.engine.freed) == ([2], [])
     job.at(4)
     job.at(5)
-    assert (job.gone, len(job.engine.specs)) == ([3], 2)
+    assert (job.engine.freed, len(job.engine.specs)) == ([3], 2)
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -325,7 +325,7 @@ def test_a_shrink_takes_back_the_latest_growth_that_has_not_joined(ready: bool) 
     assert job.engine.made[0].cancelled
     for step in range(1, 4):
         job.at(step)
-    assert (len(job.engine.specs), job.engine.joined, job.gone) == (3, [], [])
+    assert (len(job.engine.specs), job.engine.joined, job.engine.freed) == (3, [], [])
     assert job.given_up == [("grow", "withdrawn")] * 2
     job.ask("shrink", "e")
     job.at(4)
