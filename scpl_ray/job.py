@@ -92,7 +92,7 @@ class Job:
         status, error = "failed", ""
         try:
             check_before(self.config)
-            self.safe.begin(self.begins.saved is None, self.folder.overwrite)
+            self.safe.begin(not self.begins.resumes, self.folder.overwrite)
             engine = self._engine()
             post = self._post(engine)
             run = self._train(engine)
@@ -207,11 +207,14 @@ class Job:
         weights = None if initial is None else initial.weights()
         vectors = make_vectors(config, info)
         resumed, waiting = None, specs[start:]
-        if saved is not None:
+        if saved is None:
+            self.control.recall(0, self.control.changes.before(0), self.begins.noted(), config)
+        else:
             resumed = resumed_of(saved)
             recall(saved.run, self.training)
             noted = self.begins.noted()
             self.control.recall(saved.step, saved.run["changes"], noted, saved.config)
+            self.control.learned(self.training.validation)
             there = {name for spec in [*saved.specs, *saved.parked] for name in spec.layers}
             first, waiting = saved.specs, [s for s in specs if not there & set(s.layers)]
         for line in engine.start(first, vectors, max(most, len(specs)), weights, resumed):

@@ -102,7 +102,10 @@ class Safekeeping:
             self.checkpoints.write(saved)
             parts.written()
 
-        self.writer.offer(parts.step, write)
+        if parts.step == self.writer.last_step:
+            return  # it is there: the run went on from it
+        if not self.writer.offer(parts.step, write):
+            self.say(f"the checkpoint of step {parts.step} is left out: one is still being written")
 
     def note(self, change: dict[str, Any]) -> None:
         """Writes a change of the stages down before it happens."""

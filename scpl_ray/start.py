@@ -32,6 +32,7 @@ class Start:
         folder: the run's.
         safe: its checkpoints.
         saved: the checkpoint from which it goes on; None: from the beginning.
+        resumes: whether it goes on with the run of its name.
         until: the step after which it ends; None: all are trained.
         ended: the summary of a run that has nothing left to do.
         lines: what is worth saying.
@@ -60,7 +61,7 @@ class Start:
         self._source: Safekeeping | None = None
         if from_step is not None:
             self._find_step(config, from_step)
-        self.until = from_step
+        self.until, self.resumes = from_step, resume
         self.folder = RunFolder(self.config, overwrite or from_step is not None, resume)
         self.safe = Safekeeping(self.config, self.folder.path, self.say)
         self._check_alone()
@@ -140,8 +141,8 @@ class Start:
 
     def noted(self) -> list[dict[str, Any]]:
         """Changes of the stages after the checkpoint that had been made before the crash."""
-        assert self.saved is not None
-        return (self._source or self.safe).noted(self.saved.step)
+        source = self._source or self.safe
+        return source.noted(0 if self.saved is None else self.saved.step)
 
     def failures(self) -> list[Failure]:
         """The faults that the run had survived before."""

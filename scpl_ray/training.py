@@ -95,6 +95,7 @@ class Training:
         if not self.config.fault_tolerance.enabled:
             return
         for done in engine.run([schedule.Snapshot(self.steps, durable=True)]):
+            self.control.done(done)
             assert done.parts is not None
             self.logged = log.position()
             self.keep(done.parts)
@@ -141,6 +142,7 @@ class Training:
         for split, batches in splits.items():
             cap = limit if split == "train" else None
             for done in engine.run(schedule.evaluation(split, epoch, batches, cap)):
+                self.control.done(done)
                 self._scores += done.scores
                 assert isinstance(done.work, schedule.Evaluate)
                 if done.work.last:

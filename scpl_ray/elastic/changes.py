@@ -26,12 +26,14 @@ class Changes:
 
     Attributes:
         epoch: of the last change; epochs before it had other stages.
+        epochs: step and epoch of each change, of those too that came to nothing.
         grown: a record of each stage that joined and stayed.
         shrunk: a record of each stage that left.
         given_up: a record of each change that did not come about.
     """
 
     epoch: int = 0
+    epochs: list[tuple[int, int]] = field(default_factory=list)
     grown: list[dict[str, Any]] = field(default_factory=list)
     shrunk: list[dict[str, Any]] = field(default_factory=list)
     given_up: list[dict[str, Any]] = field(default_factory=list)
@@ -89,20 +91,25 @@ class Changes:
             f"{request.seconds['total']:.1f} s after the request ({spent})"
         )
 
-    def before(self, step: int) -> dict[str, list[dict[str, Any]]]:
+    def before(self, step: int) -> dict[str, Any]:
         """Copies of the records of what happened before a step: plain values."""
         return {
             "grown": [dict(r) for r in self.grown if r["step"] < step],
             "shrunk": [dict(r) for r in self.shrunk if r["step"] < step],
             "given_up": [dict(r) for r in self.given_up],
+            "epoch": max((epoch for at, epoch in self.epochs if at < step), default=0),
         }
 
-    def recall(self, records: dict[str, list[dict[str, Any]]]) -> None:
+    def changed(self, step: int, epoch: int) -> None:
+        """The stages are others from `step` on."""
+        self.epoch = epoch
+        self.epochs.append((step, epoch))
+
+    def recall(self, records: dict[str, Any]) -> None:
         """Takes over what had happened before a run went on."""
         self.grown, self.shrunk = list(records["grown"]), list(records["shrunk"])
         self.given_up = list(records["given_up"])
-        epochs = [record["epoch"] - 1 for record in [*self.grown, *self.shrunk]]
-        self.epoch = max(epochs, default=0)
+        self.changed(-1, records["epoch"])
 
     def config_before(self, step: int, now: Config) -> Config:
         """The network's config before `step`; a stage may have joined since."""

@@ -76,6 +76,11 @@ class Control:
         self.step = step
         self.changes.recall(records)
 
+    def learned(self, validation: dict[int, list[ExitResult]]) -> None:
+        """What the policy knew of the stages of now before the run went on."""
+        known = {e: exits for e, exits in validation.items() if exits and e >= self.changes.epoch}
+        self._accuracies = [known[epoch][-1].accuracy for epoch in sorted(known)]
+
     def begin(
         self, engine: Engine, info: DataInfo, steps_per_epoch: int, waiting: list[StageSpec]
     ) -> None:
@@ -244,7 +249,7 @@ class Control:
     def _changed(self) -> None:
         self._wishes.drop_ended()
         self._accuracies = []
-        self.changes.epoch = self.epoch
+        self.changes.changed(self.step, self.epoch)
         self._on_change()
 
     # What comes back.

@@ -87,6 +87,11 @@ class Resumed:
     parked: list[tuple[StageSpec, StageState]]
     config: Config
 
+    def by_number(self) -> dict[int, StageState]:
+        """The states of all stages by their numbers."""
+        training = {i + 1: state for i, state in enumerate(self.states)}
+        return training | {spec.number: state for spec, state in self.parked}
+
 
 class Go(Enum):
     """Whether the next piece of work may be sent: what a boundary answers."""

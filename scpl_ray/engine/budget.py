@@ -19,15 +19,16 @@ class Budget:
         self.config = config
         self.failures: list[Failure] = []
         self._of: Counter[str] = Counter()
-        self._at: Counter[tuple[str, int]] = Counter()
+        self._at: Counter[tuple[str, int, int]] = Counter()
 
-    def count(self, who: str, step: int, cause: str) -> str:
+    def count(self, who: str, step: int, cause: str, place: int = -1) -> str:
         """Takes in one failure.
 
         Args:
             who: what died.
             step: the training step at which it did; -1 where that is not known.
             cause: why.
+            place: number of the work at which it did, where there is no step (-1: the start).
 
         Returns:
             Why the run ends, or nothing if it goes on.
@@ -35,14 +36,15 @@ class Budget:
         config = self.config
         self.failures.append(Failure(who, step, cause, 0.0))
         self._of[who] += 1
-        if step >= 0:
-            self._at[who, step] += 1
+        at = (who, step, -1 if step >= 0 else place)
+        self._at[at] += 1
         if not config.enabled:
             return "fault_tolerance.enabled is false, so nothing was kept to go on from"
-        if self._at[who, step] > config.max_failures_per_batch:
-            times = self._at[who, step]
+        if self._at[at] > config.max_failures_per_batch:
+            times, where = self._at[at], "this batch" if step >= 0 else "the same point"
             return (
-                f"it died {times} times at this batch (fault_tolerance.max_failures_per_batch = "
+                f"it died {times} times at {where} "
+                "(fault_tolerance.max_failures_per_batch = "
                 f"{config.max_failures_per_batch})"
             )
         limit = config.max_failures_per_stage

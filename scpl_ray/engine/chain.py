@@ -62,6 +62,7 @@ class Chain:
         self.keeps, self.window = keeps, window
         self.number, self.generation = -1, 0
         self.flying: deque[Flying] = deque()
+        self._unscored: list[tuple[Flying, Any]] = []
         self.history: deque[tuple[int, schedule.Work]] = deque()
 
     def crowded(self) -> bool:
@@ -145,6 +146,7 @@ class Chain:
         self.flying[0].lost += [(spec, error) for spec in self.members.lose(number)]
         for other in self.flying:
             other.answers = {n: ref for n, ref in other.answers.items() if n < number}
+            other.left = []
 
     def adopt(self, number: int) -> float:
         """The copies of a snapshot are there; returns what the dearest cost, in seconds."""
@@ -175,10 +177,26 @@ class Chain:
             limit_s: seconds to wait for one answer.
 
         Returns:
-            False if a stage failed meanwhile, and all is to be looked at again.
+            False if a stage failed meanwhile, and all is to be looked at again. What those that
+            have left are to score waits for `score_again`.
         """
         members = self.members.all()
         again = {id(m): m.go_on_after(done[id(m)]) for m in members}
+        self._unscored = []
+        ok = self._resend_all(done, anew, limit_s, again)
+        if not ok:
+            for member in members:
+                member.keep_again(again[id(member)])
+        return ok
+
+    def _resend_all(
+        self,
+        done: dict[int, int],
+        anew: bool,
+        limit_s: float,
+        again: dict[int, dict[int, Given]],
+    ) -> bool:
+        members = self.members.all()
         flying = {f.number: f for f in self.flying}
         pending: deque[Any] = deque()
         marks: deque[int] = deque()
@@ -191,16 +209,13 @@ class Chain:
             answers = self._resend_one(number, work, needing, again, own, anew)
             if isinstance(work, schedule.Snapshot) and own is None:
                 marks.append(number)
-            pending.append(answers)
+            if own is None:
+                pending.append(answers)  # what flies is judged when its turn comes
             while len(pending) >= self.window:
                 if not _came(pending.popleft(), limit_s):
                     return False
             while marks and marks[0] <= number - self.window:
                 self.adopt(marks.popleft())
-        for own in self.flying:
-            # The stages behind it were not sent this again, yet those that have left may have to.
-            if own.left and own.number not in again and own.packet is not None:
-                self._score_again(own)
         return True
 
     def _resend_one(
@@ -236,17 +251,20 @@ class Chain:
             if own is not None:
                 own.answers[member.spec.number] = answer
             if last and own is not None:
-                self._score(own, packet)
+                self._unscored.append((own, packet))
         return answers
 
-    def _score_again(self, own: Flying) -> None:
-        ready = ray.wait([own.answers[own.left[0].spec.number]], timeout=0)[0]
-        try:
-            if ready:
-                ray.get(ready[0])
-                return
-        except Exception:
-            self._score(own, own.packet)
+    def score_again(self) -> None:
+        """Has those that have left score what they have not, once they are all there."""
+        sent_again = {own.number for own, _ in self._unscored}
+        for own in self.flying:
+            if own.left and own.packet is not None and own.number not in sent_again:
+                answer = own.answers[own.left[0].spec.number]
+                if ray.wait([answer], timeout=0)[0] and not _came([answer], 1.0):
+                    self._unscored.append((own, own.packet))
+        for own, packet in self._unscored:
+            self._score(own, packet)
+        self._unscored = []
 
 
 def _came(answers: list[Any], limit_s: float) -> bool:

@@ -80,7 +80,7 @@ class Given:
     mib: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A stage that trains.
 
@@ -168,6 +168,13 @@ class Member:
         if (given := self.log.pop(number, None)) is not None:
             self.log_mib -= given.mib
 
+    def keep_again(self, again: dict[int, Given]) -> None:
+        """Takes back into the log what was to be sent again and was not."""
+        for number in [n for n in again if n not in self.log]:
+            self.log[number] = again[number]
+            self.log_mib += again[number].mib
+        self.log = dict(sorted(self.log.items()))
+
     def go_on_after(self, number: int) -> dict[int, Given]:
         """Takes what it was sent after a piece of work out of its log; it is to be sent again."""
         again = {n: given for n, given in self.log.items() if n > number}
@@ -175,6 +182,10 @@ class Member:
             self.forget(later)
         self.sent = number
         return again
+
+    def ask_state(self) -> Any:
+        """Asks for its state; returns the reference."""
+        return self.actor.state.remote()
 
     def end_process(self) -> None:
         """Ends a process that may only be slow: the fence keeps it out, this frees its device."""

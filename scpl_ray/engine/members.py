@@ -43,6 +43,10 @@ class Parked:
     config: Config
     state: Any
 
+    def ask_state(self) -> Any:
+        """The reference to its state of now: another process may have handed it over again."""
+        return self.state
+
 
 class Members:
     """Holds the stages of one run.
@@ -162,7 +166,7 @@ class Members:
         """
         member = self.live.pop()
         member.until, member.config = last + 1, config
-        state = member.actor.state.remote()
+        state = member.ask_state()
         self._aside.pop(member.spec.number, None)
         self._leaving.append(_Leaving(member, state))
         self._park(Parked(member.spec, config, state))
@@ -187,19 +191,22 @@ class Members:
         """Gives the stages that have left another process."""
         ray.kill(self.parked_actor)
         self._start_parked_actor()
-        for parked in self._parked:
+        for parked in [*self._aside.values(), *self._parked]:
             self._add(parked)
 
     def leaves_again(self, member: Member) -> None:
         """A stage died while it was leaving; its new process hands its state over."""
         left = next(left for left in self._leaving if left.member is member)
-        left.state = member.actor.state.remote()
+        left.state = member.ask_state()
         parked = next(p for p in self._parked if p.spec == member.spec)
         parked.state = left.state
         self._add(parked)
 
-    def free_left(self) -> None:
+    def free_left(self, oldest: int) -> None:
         """Frees the device of each stage that has left by now.
+
+        Args:
+            oldest: number of the oldest work under way; a stage that takes part in it stays.
 
         Raises:
             RayActorError: the process of one died before its state was here.
@@ -207,7 +214,9 @@ class Members:
             ScplRayError: a stage could not be taken over.
         """
         for leaving in list(self._leaving):
-            if not ray.wait([leaving.state], timeout=0)[0]:
+            until = leaving.member.until
+            waits = until is not None and oldest < until
+            if waits or not ray.wait([leaving.state], timeout=0)[0]:
                 continue
             spec = leaving.member.spec
             try:

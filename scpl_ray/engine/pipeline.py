@@ -217,8 +217,8 @@ class RayEngine:
         elif isinstance(work, schedule.Snapshot):
             parts = self.collector.parts(flying, work, self.recovery.written)
             self.marks.cost_s = self.chain.adopt(flying.number)
-            if work.durable:
-                yield Done(work, lost=lost, parts=parts)
+            if work.durable or lost:
+                yield Done(work, lost=lost, parts=parts if work.durable else None)
         else:
             yield Done(work, lost=lost)
 
@@ -250,7 +250,8 @@ class RayEngine:
     def free_left(self) -> None:
         """Frees the devices of stages that have left by now."""
         try:
-            self.members.free_left()
+            flying = self.chain.flying
+            self.members.free_left(flying[0].number if flying else self.chain.number + 1)
         except (RayActorError, ObjectLostError) as error:
             self._mend(str(worded(error, "a stage that leaves")))
 
@@ -270,16 +271,15 @@ class RayEngine:
 
     def states(self) -> Iterator[StageState]:
         """Yields the state of one stage after the other, those that have left last."""
-        for i in range(len(self.members.live)):
-            yield self._state_of(i)
+        for member in self.members.live:
+            yield self._answer(member.ask_state, member.name)
         for left in self.members.have_left():
-            yield with_digest(self._asking.get(left.state, "a stage that has left"))
+            yield with_digest(self._answer(left.ask_state, "a stage that has left"))
 
-    def _state_of(self, position: int) -> StageState:
+    def _answer(self, ask: Callable[[], Any], who: str) -> StageState:
         while True:
-            member = self.members.live[position]
             try:
-                state: StageState = self._asking.get(member.actor.state.remote(), member.name)
+                state: StageState = self._asking.get(ask(), who)
                 return state
             except ProcessDied as died:
                 self._mend(died.cause)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
@@ -54,6 +54,7 @@ class Recovery:
         self.saved: Callable[[int], Resumed | None] = lambda at_most: None
         self.checkpoints: list[tuple[int, int]] = []
         self.start_step = 0
+        self._copies_lost = False
 
     def died_early(self, who: str, cause: str) -> None:
         """A process died before training began; another takes its place.
@@ -87,6 +88,7 @@ class Recovery:
         begun, since = time.monotonic(), len(self.budget.failures)
         for suspect in suspects:
             suspect.end_process()
+        anew = False
         while True:
             self.chain.generation += 1
             dead, done = self._look(suspects, why)
@@ -96,11 +98,13 @@ class Recovery:
                 self._count(_Dead("the pipeline", self._step_of(self.chain), why))
             dead = [fault for fault in dead if self._count(fault)]
             gone = self._lost_machines(dead)
-            lost = lost or gone
+            lost, self._copies_lost = lost or gone or self._copies_lost, False
+            # For all attempts: kept batches may be of a data process that died in an earlier one.
+            anew = anew or any(fault.who == DATA for fault in dead)
             for fault in dead:
                 at = f" at step {fault.step}" if fault.step >= 0 else ""
                 self.say(f"{fault.who} died{at}: {fault.cause}; it is replaced")
-            ok = self._all_back(dead, done, gone) if lost else self._one_back(dead, done)
+            ok = self._all_back(dead, done, gone) if lost else self._one_back(dead, done, anew)
             if ok:
                 break
             why = "another fault while the work was sent again"
@@ -167,6 +171,10 @@ class Recovery:
             break
         return self._step_of(self.chain)
 
+    def _place(self) -> int:
+        """Number of the oldest work under way; -1: none."""
+        return self.chain.flying[0].number if self.chain.flying else -1
+
     @staticmethod
     def _step_of(chain: Chain) -> int:
         """The oldest training step under way; -1: none."""
@@ -182,7 +190,7 @@ class Recovery:
         chain, member = self.chain, fault.member
         if member is not None and not any(m is member for m in chain.members.all()):
             return False  # it went with the one that fed it
-        why = self.budget.count(fault.who, fault.step, fault.cause)
+        why = self.budget.count(fault.who, fault.step, fault.cause, self._place())
         if not why:
             return True
         at = f" at step {fault.step}" if fault.step >= 0 else ""
@@ -204,10 +212,9 @@ class Recovery:
         } - {cluster.own_node()}
         return any(not cluster.node_answers(node) for node in nodes)
 
-    def _one_back(self, dead: list[_Dead], done: dict[int, int]) -> bool:
+    def _one_back(self, dead: list[_Dead], done: dict[int, int], anew: bool) -> bool:
         """Replaces the dead; each goes on from its own copy."""
         stages = [f.member for f in dead if f.member is not None]
-        anew = any(f.who == DATA for f in dead)
         self._renew(stages, [f.who for f in dead])
         for member in stages:
             done[id(member)] = member.at
@@ -238,6 +245,9 @@ class Recovery:
             ) from None
         except ray.exceptions.RayActorError:
             return None  # dead again; the next look finds it
+        except ObjectLostError:
+            self._copies_lost = True  # the copy that it was to begin with is gone with its machine
+            return None
         except Exception as error:
             raise worded(error, who) from None
 
@@ -247,9 +257,12 @@ class Recovery:
             step = member.step if member.snapshot is None else None
             member.actor.begin.remote(chain.generation, member.at, step)
         ok = chain.resend(done, anew, self.config.pipeline.step_timeout_s)
-        for member in stages:
+        for member in chain.members.all():
+            # Also one that lives: it may have said its state before it was sent this again.
             if member.until is not None:
                 chain.members.leaves_again(member)
+        if ok:
+            chain.score_again()
         chain.members.spare.keep()
         return ok
 
@@ -266,7 +279,7 @@ class Recovery:
                 "older than what this run remembers; train with --resume"
             )
         number = known[step]
-        states = {} if saved is None else self._states_of(saved)
+        states = {} if saved is None else saved.by_number()
         self.say(f"{'a machine' if gone else 'data'} is gone: all stages go back to step {step}")
         alive = [m for m in members.all() if id(m) in done]
         for member in members.all():
@@ -283,8 +296,3 @@ class Recovery:
         for ref, member in built:
             self._wait(ref, member.name, self.config.pipeline.start_timeout_s)
         return self._resend([*stages, *alive], done, anew=True)
-
-    @staticmethod
-    def _states_of(saved: Resumed) -> dict[int, Any]:
-        states = {i + 1: state for i, state in enumerate(saved.states)}
-        return states | {spec.number: state for spec, state in saved.parked}

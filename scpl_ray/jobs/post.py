@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.jobs.mailbox import NAMESPACE, PREFIX, Mailbox
@@ -60,7 +62,9 @@ class Post:
             for command in commands:
                 self._take(command)
             if not self._closing.is_set():
-                self._tick()
+                # What it asks of Ray may fail while a machine is being lost; the next tick tells.
+                with contextlib.suppress(RayError):
+                    self._tick()
 
     def tell(self) -> None:
         """Tells the status at once; for the last words of a job."""

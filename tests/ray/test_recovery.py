@@ -105,6 +105,11 @@ def under_way(kind: type, after: int) -> Condition:
     return there
 
 
+def leaving(job: Job, now: int) -> bool:
+    """A stage has been told to leave and has work before that."""
+    return bool(job._running.members._leaving)  # type: ignore[attr-defined]
+
+
 def check(tmp_path: Path, undisturbed: list[str], script: list[tuple[Condition, Action]]) -> Any:
     run, commander = run_job(tree_of(tmp_path, "killed"), script)
     print("\n".join(commander.lines))
@@ -143,7 +148,8 @@ def test_several_at_once(tmp_path: Path, undisturbed: list[str]) -> None:
         actor("DataActor")(job)
         actor("Mailbox")(job)
 
-    script = [(at(20), all_of_them), (at(70), stage(3)), (at(70), stage(2))]
+    # The last: what a leaving stage still has to do comes from one that dies.
+    script = [(at(20), all_of_them), (at(70), stage(3)), (at(70), stage(2)), (leaving, stage(2))]
     summary, _ = check(tmp_path, undisturbed, script)
     assert {"stage 1", "stage 2", "the data process"} <= {f["who"] for f in summary["failures"]}
 
@@ -163,9 +169,6 @@ def test_those_beside_the_stages(tmp_path: Path, undisturbed: list[str]) -> None
 
 
 def test_a_stage_that_is_about_to_join_or_to_leave(tmp_path: Path, undisturbed: list[str]) -> None:
-    def leaving(job: Job, now: int) -> bool:
-        return bool(job._running.members._leaving)  # type: ignore[attr-defined]
-
     script = [(starting(3), actor("StageActor")), (leaving, stage(3))]
     summary, _ = check(tmp_path, undisturbed, script)
     assert summary["grown"][0]["step"] == 40 and summary["shrunk"][0]["step"] == 90

@@ -84,8 +84,10 @@ def test_limits_of_a_batch_a_stage_and_a_run() -> None:
     assert "max_failures = 1" in run.count("stage 2", 2, "x")
     endless = Budget(FaultToleranceConfig(max_failures=None, max_failures_per_stage=None))
     assert {endless.count("stage 1", i, "x") for i in range(500)} == {""}
-    # Where the step is not known, no batch is to blame.
-    assert {endless.count("stage 1", -1, "x") for _ in range(5)} == {""}
+    # Where there is no step, the work under way counts, or the start.
+    assert {endless.count("stage 1", -1, "x", place) for place in range(50)} == {""}
+    early = [endless.count("the data process", -1, "x") for _ in range(3)]
+    assert early[:2] == ["", ""] and "died 3 times at the same point" in early[2]
 
 
 def test_what_a_failure_cost() -> None:
