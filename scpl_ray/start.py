@@ -11,7 +11,7 @@ from scpl_ray.config import Config, load_config
 from scpl_ray.engine.base import Failure
 from scpl_ray.errors import ConfigError, JobError
 from scpl_ray.initial import Initial
-from scpl_ray.jobs.record import read_records
+from scpl_ray.jobs.record import read_records, spoke_lately
 from scpl_ray.run_folder import CONFIG, METRICS, RunFolder
 from scpl_ray.run_manifest import Saved
 from scpl_ray.run_state import check_same
@@ -82,7 +82,7 @@ class Start:
         path = str(self.folder.path.resolve())
         for record in read_records():
             mine = record.folder == path or record.storage == self.safe.storage.where
-            if record.running and mine and record.pid != os.getpid():
+            if record.running and mine and record.pid != os.getpid() and spoke_lately(record):
                 raise JobError(
                     f"name: {self.config.name!r} is being trained now, by job {record.id} (process "
                     f"{record.pid} on {record.host}); wait for it, stop it (scpl-ray stop "

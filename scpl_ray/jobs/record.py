@@ -26,6 +26,7 @@ from scpl_ray.run_folder import write_atomically
 
 RUNNING = "running"
 _KEPT_ENDED = 50
+_SILENT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,21 @@ def _alive(record: JobRecord) -> bool:
         return abs(psutil.Process(record.pid).create_time() - record.process_at) < 2
     except psutil.Error:
         return False
+
+
+def spoke_lately(record: JobRecord) -> bool:
+    """Whether a job that its record calls running can be taken at its word.
+
+    One of this machine has been looked at. One of another writes its record every few seconds
+    while it trains; where it has not for a minute, its machine may be gone.
+    """
+    if record.host == socket.gethostname():
+        return True
+    try:
+        age = time.time() - (state_dir() / f"{record.id}.json").stat().st_mtime
+    except OSError:
+        return False
+    return age < _SILENT_S
 
 
 def choose(job: str | None, records: list[JobRecord], where: str = "here") -> JobRecord:

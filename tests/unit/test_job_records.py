@@ -20,6 +20,7 @@ from scpl_ray.jobs.record import (
     new_id,
     new_record,
     read_records,
+    spoke_lately,
     state_dir,
     write_record,
 )
@@ -204,3 +205,14 @@ def test_choose_elsewhere() -> None:
 def test_where_the_results_are(tmp_path: Path) -> None:
     line = ended_line(ended(folder=str(tmp_path)))
     assert line == f"job 'imdb' has ended: finished; its results are in {tmp_path}"
+
+
+def test_a_job_of_another_machine_is_believed_while_it_writes() -> None:
+    here, there = job("a", "a-1"), job("b", "b-1", host="elsewhere")
+    for each in (here, there):
+        write_record(each)
+    assert spoke_lately(here) and spoke_lately(there)
+    for each in (here, there):
+        os.utime(state_dir() / f"{each.id}.json", (1, 1))
+    assert spoke_lately(here), "its process was looked at"
+    assert not spoke_lately(there), "its machine may be gone: a resume elsewhere must be possible"
