@@ -110,7 +110,7 @@ def command(
         seconds = sum(failure["seconds"] for failure in failures)
         click.echo(f"{len(failures)} faults survived, in {seconds:.1f} s; no batch was lost")
     if summary.get("skipped"):
-        click.echo(f"!!! {len(summary['skipped'])} batches were left out: not finite")
+        click.echo(f"!!! batches left out, because they were not finite: {len(summary['skipped'])}")
     if summary["data"]["notice"]:
         click.echo(f"!!! {summary['data']['notice']}")
     click.echo(

@@ -59,7 +59,7 @@ def render(view: dict[str, Any]) -> RenderableType:
         at = f" at step {last['step']}" if last["step"] >= 0 else ""
         parts += [
             Text(),
-            Text(f"{len(failures)} faults survived; the last: {last['who']}{at}, {last['cause']}"),
+            Text(f"faults survived: {len(failures)}; the last: {last['who']}{at}, {last['cause']}"),
         ]
     if view.get("age_s", 0) > 10:
         parts.append(Text(f"the job last spoke {view['age_s']:.0f} s ago", style="yellow"))
