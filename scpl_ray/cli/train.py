@@ -108,7 +108,7 @@ def command(
     summary = run.summary
     if failures := summary.get("failures"):
         seconds = sum(failure["seconds"] for failure in failures)
-        click.echo(f"{len(failures)} faults survived, in {seconds:.1f} s; no batch was lost")
+        click.echo(f"faults survived: {len(failures)}, in {seconds:.1f} s; no batch was lost")
     if summary.get("skipped"):
         click.echo(f"!!! batches left out, because they were not finite: {len(summary['skipped'])}")
     if summary["data"]["notice"]:
