@@ -20,13 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests on Ray run one after another: side by side they would wait for each other's cores."""
-    for item in items:
-        folder = Path(item.path).parent.name
-        group = "ray" if folder in ("ray", "cli", "chaos") else Path(item.path).name
-        item.add_marker(pytest.mark.xdist_group(group))
+    folder = Path(item.path).parent.name
+    group = "ray" if folder in ("ray", "cli", "chaos") else Path(item.path).name
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

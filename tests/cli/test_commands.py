@@ -120,13 +120,13 @@ def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
     running = processes_in(job)
-    assert any("raylet" in line for line in running), running
-    assert sum("StageActor" in line for line in running) == 2, running
     # Ctrl-C of a terminal goes to every process of the foreground group.
     if how is signal.SIGINT:
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
+    assert any("raylet" in line for line in running), running
+    assert sum("StageActor" in line for line in running) in (2, 3), "two, and perhaps the spare"
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "interrupted" in errors and "Traceback" not in errors
