@@ -12,19 +12,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--schedules",
         type=int,
-        default=4,
+        default=2,
         help="random schedules of grow, shrink and stop (each takes 10 to 20 s)",
     )
     parser.addoption(
         "--chaos", action="store_true", help="also a short `python -m tests.chaos` (two minutes)"
     )
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests on Ray run one after another: side by side they would wait for each other's cores."""
-    folder = Path(item.path).parent.name
-    group = "ray" if folder in ("ray", "cli", "chaos") else Path(item.path).name
-    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
