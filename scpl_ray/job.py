@@ -115,9 +115,9 @@ class Job:
             self.board.update(status=status, error=error, ended_at=time.time())
 
     def _say_how_to_see(self, problem: BaseException) -> None:
-        known = isinstance(problem, StageError | NonFiniteLossError) and problem.step >= 0
-        if known and self.begins.until is None:
-            assert isinstance(problem, StageError | NonFiniteLossError)
+        if not isinstance(problem, StageError | NonFiniteLossError) or problem.step < 0:
+            return
+        if self.begins.until is None:
             config = shlex.quote(str(self.folder.path / CONFIG))
             problem.hint = (
                 f". See it again in one process: scpl-ray train {config} --engine local "

@@ -85,6 +85,17 @@ def cli(
     )
 
 
+def train_process(cwd: Path, *args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """`scpl-ray train job.yaml`, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "scpl_ray", "train", "job.yaml", *args],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+
+
 def processes_in(folder: Path) -> list[str]:
     """Command lines of all processes that run in a folder: a job's Ray and its actors."""
     import psutil

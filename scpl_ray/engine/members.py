@@ -67,7 +67,7 @@ class Members:
         self._aside: dict[int, Parked] = {}
         self._args = BuildArgs(DataInfo("", "", "text", (), {}), 0, 1)
         self.paths = [str(Path.cwd()), *[p for p in sys.path if p]]
-        self.spare = Spare(self._make_spare)
+        self.spare = Spare(self._make)
 
     def start(
         self,
@@ -80,7 +80,10 @@ class Members:
         """Places and builds the first stages; returns references to their `Started`."""
         self.placement, self.threads, self._args = placement, threads, args
         config = self.config if resumed is None else resumed.config
-        self.live = [Member(spec, config, self._make(), placement.device) for spec in specs]
+        cpus, gpus = placement.num_cpus, placement.num_gpus
+        self.live = [
+            Member(spec, config, self._make(cpus, gpus), placement.device) for spec in specs
+        ]
         if resumed is not None:
             for member, state in zip(self.live, resumed.states, strict=True):
                 member.origin, member.step = ray.put(state), resumed.step
@@ -97,13 +100,9 @@ class Members:
         """The stages that have left, in order."""
         return list(self._parked)
 
-    def _make(self) -> Any:
-        wanted = self.placement
-        make = remote(StageActor, num_cpus=wanted.num_cpus, num_gpus=wanted.num_gpus)
+    def _make(self, num_cpus: float = 0.0, num_gpus: float = 0.0) -> Any:
+        make = remote(StageActor, num_cpus=num_cpus, num_gpus=num_gpus)
         return make.remote(self.config, self.threads, self.paths)
-
-    def _make_spare(self) -> Any:
-        return remote(StageActor, num_cpus=0).remote(self.config, self.threads, self.paths)
 
     def build(self, member: Member) -> Any:
         """Has a member's actor build its stage as of its newest copy, or of its beginning."""
@@ -127,9 +126,7 @@ class Members:
             if self.private and ray.available_resources().get("CPU", 0.0) < cpus and on_cpu:
                 cpus = 0.0  # the dead one's may be counted a moment longer
             gpus = wanted.num_gpus if member.device == "cuda" else 0
-            make = remote(StageActor, num_cpus=cpus, num_gpus=gpus)
-            member.actor = make.remote(self.config, self.threads, self.paths)
-            member.group = None
+            member.actor, member.group = self._make(cpus, gpus), None
         return self.build(member)
 
     def at(self, number: int) -> list[Member]:

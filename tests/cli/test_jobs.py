@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from scpl_ray.jobs.record import read_records
-from tests.helpers import at, cli, processes_in, run_job, stop, until
+from tests.helpers import at, cli, processes_in, run_job, stop, train_process, until
 
 TREE: dict[str, Any] = {
     "data": {"source": "digits"},
@@ -47,18 +47,8 @@ def status(folder: Path, *args: str) -> dict[str, Any]:
     return json.loads(shown.stdout) if shown.returncode == 0 and shown.stdout[:1] == "{" else {}
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "scpl_ray", "train", "job.yaml", *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_grow_twice_shrink_once_and_stop(job: Path) -> None:
-    process = start(job)
+    process = train_process(job)
     until(read_records, "the job's record")
     early = cli("grow", "--no-wait", cwd=job)  # before training has begun: it waits
     assert early.returncode == 0, early.stderr
@@ -166,7 +156,7 @@ def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_job_is_known_as_such(job: Path) -> None:
-    process = start(job)
+    process = train_process(job)
     until(lambda: status(job).get("step"), "training", 60)
     bad = cli("status", cwd=job, env={"RAY_AUTH_TOKEN": "a" * 32})
     assert bad.returncode == 2
@@ -217,7 +207,7 @@ def test_a_server_that_is_no_ray(job: Path) -> None:
 
 
 def test_a_job_on_the_local_engine(job: Path) -> None:
-    process = start(job, "--engine", "local")
+    process = train_process(job, "--engine", "local")
     until(lambda: status(job).get("progress"), "training", 60)
     refused = cli("grow", cwd=job)
     assert refused.returncode == 2 and "takes no commands" in refused.stderr

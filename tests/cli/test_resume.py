@@ -10,21 +10,18 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import torch
 import yaml
-from torch import Tensor, nn
 
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.jobs.record import read_records
 from scpl_ray.models.layers import LayeredModel
-from tests.helpers import Fork, cli, until
-from tests.ray.layers_for_tests import flat, growing
+from tests.helpers import Fork, cli, train_process, until
+from tests.ray.layers_for_tests import growing
 
 T = TypeVar("T")
 REPOSITORY = str(Path(__file__).parents[2])
@@ -47,28 +44,6 @@ PACE = "SECONDS_OF_A_STEP"
 def paced(data: DataInfo) -> LayeredModel:
     """Two layers and more; how long a step takes is no part of the config."""
     return growing(data, sleep_s=float(os.environ.get(PACE, "0")))
-
-
-class Breaks(nn.Module):
-    """Raises whenever it comes to the training batch `step`, by a mark that checkpoints hold."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-        self.scale = nn.Linear(8, 8)
-        self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            if int(self.seen) == self.step:
-                raise ArithmeticError("a broken batch")
-            self.seen += 1
-        return self.scale(x)
-
-
-def breaking(data: DataInfo, step: int) -> Any:
-    first = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
-    return [("first", first), ("second", Breaks(step))], flat
 
 
 def folder(path: Path, **changes: Any) -> Path:
@@ -192,13 +167,7 @@ def assert_no_event_twice(run: Path) -> None:
 
 
 def popen(*args: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "scpl_ray", "train", "job.yaml", *args],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return train_process(cwd, *args, stderr=subprocess.STDOUT)
 
 
 def finished(process: subprocess.Popen[str]) -> str:
@@ -390,7 +359,10 @@ def test_interrupted(work: Path, whole: dict[str, Any]) -> None:
 
 
 def test_a_step_is_seen_again(tmp_path: Path) -> None:
-    model = {"factory": "tests.cli.test_resume:breaking", "options": {"step": 17}}
+    model = {
+        "factory": "tests.ray.layers_for_tests:failing_again",
+        "options": {"step": 17, "how": "raise"},
+    }
     work = folder(tmp_path / "work", model=model, elastic={})
     run = work / "runs/job"
     first = Fork(*LOCAL, cwd=work)

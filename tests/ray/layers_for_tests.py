@@ -41,26 +41,32 @@ def failing(data: DataInfo, step: int, how: str) -> Any:
     return [("first", first), ("second", FailsAt(step, how)), ("third", nn.Linear(8, 8))], flat
 
 
-class DiesAtBatch(nn.Module):
-    """Kills its process whenever it sees the training batch `step`, by a mark that is kept."""
+class FailsAtBatch(nn.Module):
+    """Raises, or kills its process, whenever it sees the training batch `step`.
 
-    def __init__(self, step: int) -> None:
+    It counts in a buffer, which snapshots and checkpoints hold: so it does it again.
+    """
+
+    def __init__(self, step: int, how: str) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.how = step, how
         self.scale = nn.Linear(8, 8)
         self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             if int(self.seen) == self.step:
+                if self.how == "raise":
+                    raise ArithmeticError("a broken batch")
                 os.kill(os.getpid(), 9)
             self.seen += 1
         return self.scale(x)
 
 
-def deadly(data: DataInfo, step: int) -> Any:
+def failing_again(data: DataInfo, step: int, how: str) -> Any:
     first = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
-    return [("first", first), ("second", DiesAtBatch(step)), ("third", nn.Linear(8, 8))], flat
+    layers = [("first", first), ("second", FailsAtBatch(step, how)), ("third", nn.Linear(8, 8))]
+    return layers, flat
 
 
 def flat(activation: Any) -> Tensor:

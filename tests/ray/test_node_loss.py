@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from scpl_ray.job import Job
 from tests.helpers import at, run_job
-from tests.ray.test_recovery import LAYERS
+from tests.ray.test_recovery import tree_of as stages_that_die
 
 STORE = 100 * 2**20
 
@@ -42,16 +42,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 def tree_of(out: Path, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "data": {"source": "digits", "limit": 300},
-        "model": {"factory": f"{LAYERS}:growing", "options": {"sleep_s": 0.02}},
-        "stages": [1, 1],
-        "train": {"epochs": 12, "batch_size": 32, "select": "best"},
-        "resources": {"threads": 1, "device": "cpu"},
-        "output": {"dir": str(out), "tensorboard": False},
-        "fault_tolerance": {"snapshot_every_steps": 10, "checkpoint_every_steps": 25},
-    }
+    every = {"snapshot_every_steps": 10, "checkpoint_every_steps": 25}
+    tree = stages_that_die(out, name, elastic={}, fault_tolerance=every)
+    tree["model"]["options"]["sleep_s"] = 0.02
+    return tree
 
 
 def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:

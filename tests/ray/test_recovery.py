@@ -220,7 +220,7 @@ def test_a_stage_that_is_only_slow(tmp_path: Path, undisturbed: list[str]) -> No
 
 def test_the_same_batch_every_time(tmp_path: Path) -> None:
     tree = tree_of(tmp_path, "deadly", elastic={})
-    tree["model"] = {"factory": f"{LAYERS}:deadly", "options": {"step": 7}}
+    tree["model"] = {"factory": f"{LAYERS}:failing_again", "options": {"step": 7, "how": "die"}}
     tree["stages"] = [1, 1, 1]
     with pytest.raises(StageError) as caught:
         run_job(tree)
