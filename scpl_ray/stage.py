@@ -51,6 +51,7 @@ class _Pending:
     output: Activation
     labels: Tensor
     forward_s: float
+    begun_at: float
     shapes: str = ""
 
 
@@ -88,6 +89,7 @@ class Stage:
         self._pending: _Pending | None = None
         self._skips = config.fault_tolerance.on_nonfinite == "skip"
         self._buffers: list[Tensor] = []
+        self._marks: list[float] = []
         self.kept: dict[int, dict[str, Tensor]] = {}
 
     def _autocast(self) -> AbstractContextManager:
@@ -108,14 +110,14 @@ class Stage:
         """
         if step != self.next_step or self._pending is not None:
             raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
-        start = time.perf_counter()
+        begun_at, start = time.time(), time.perf_counter()
         if self._skips:
             self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
         with self._autocast():
             output = self.module.run_layers(activation, self.run.config.seed, step)
         took = time.perf_counter() - start
-        self._pending = _Pending(step, output, labels, took, activation.shapes())
+        self._pending = _Pending(step, output, labels, took, begun_at, activation.shapes())
         return output.detach()
 
     def update(self, step: int) -> StageStats:
@@ -136,6 +138,7 @@ class Stage:
         with self._autocast():
             loss = self.module.objective(self.module.reduce(pending.output), labels)
         total = float(loss.total.detach())
+        self._marks = [start, time.perf_counter()]
         lr = learning_rate(
             config.optimizer,
             self.spec.number,
@@ -165,6 +168,9 @@ class Stage:
             shapes=pending.shapes,
             finished_at=time.time(),
             skipped=not learned,
+            loss_s=self._marks[1] - start,
+            backward_s=self._marks[-1] - self._marks[1],
+            begun_at=pending.begun_at,
         )
 
     @torch.no_grad()
@@ -182,6 +188,7 @@ class Stage:
         # A sum is finite only if all of it is, and costs one pass.
         if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):
             return False
+        self._marks.append(time.perf_counter())
         clip = self.run.config.train.clip_norm
         if clip is not None:
             for group in self.groups:

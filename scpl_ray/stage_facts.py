@@ -24,8 +24,11 @@ class StageSpec:
 class StageStats:
     """What a stage reports of one training step; times in seconds, `finished_at` since 1970.
 
-    `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of the input,
-    `skipped` says that the loss was not finite and nothing was learned.
+    A step is: waiting, receive (into tensors of this process), forward, send (out of them, and
+    what Ray does with the result before the next call), update (loss, backward, then the
+    optimizer). `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of
+    the input, `handed_mib` of the output, `begun_at` when the forward began; `skipped` says that
+    the loss was not finite and nothing was learned.
     """
 
     stage: int
@@ -46,6 +49,12 @@ class StageStats:
     snapshot_s: float = 0.0
     given_mib: float = 0.0
     skipped: bool = False
+    receive_s: float = 0.0
+    send_s: float = 0.0
+    loss_s: float = 0.0
+    backward_s: float = 0.0
+    begun_at: float = 0.0
+    handed_mib: float = 0.0
 
 
 @dataclass(frozen=True)

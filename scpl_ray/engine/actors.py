@@ -74,8 +74,9 @@ class StageActor:
         self.failure: tuple[int, ScplRayError] | None = None
         self.snapshot_s = 0.0
         self.process = psutil.Process()
-        self.idle_since = time.perf_counter()
-        self.waiting_s = 0.0
+        self.idle_since = self.sending_since = time.perf_counter()
+        self.waiting_s = self.receive_s = self.send_s = 0.0
+        self.given_mib = self.handed_mib = 0.0
 
     def ready(self) -> int:
         """Imports are done; returns the process."""
@@ -131,26 +132,32 @@ class StageActor:
     ) -> Packet | None:
         self.fence.check(ticket)
         self._awake()
+        begun = time.perf_counter()
         activation, labels = unpack(packet, self.stage.device)
+        self.receive_s = time.perf_counter() - begun
         try:
             output = self.stage.forward(work.step, activation, labels)
             self.fence.begun = ticket.number
-            self.given_mib = _mib(packet)
-            return None if last else pack(output, labels)
+            self.given_mib, self.handed_mib = _mib(packet), 0.0
+            self.sending_since = time.perf_counter()
+            if last:
+                return None
+            handed = pack(output, labels)
+            self.handed_mib = _mib(handed)
+            return handed
         except Exception as error:
             # Kept, because the caller holds on to the update's answer, not to this one's.
             failure = stage_error(self.spec.number, work, activation, error)
             self.failure = (ticket.number, failure)
             raise failure from None
-        finally:
-            self.idle_since = time.perf_counter()
 
     def update(self, ticket: Ticket, work: Train) -> StageStats:
         """Learns from the batch of the last forward."""
         if self.failure is not None and self.failure[0] == ticket.number:
             raise self.failure[1]
         self.fence.check_begun(ticket)
-        self._awake()
+        # The update is queued right behind the forward: between them, what it hands on is stored.
+        self.send_s = time.perf_counter() - self.sending_since
         try:
             stats = self.stage.update(work.step)
         except ScplRayError:
@@ -167,6 +174,9 @@ class StageActor:
             snapshot_s=snapshot,
             memory_mib=self._memory_mib(),
             given_mib=self.given_mib,
+            receive_s=self.receive_s,
+            send_s=self.send_s,
+            handed_mib=self.handed_mib,
         )
 
     def train(self, ticket: Ticket, work: Train, packet: Packet | Batch) -> StageStats:
