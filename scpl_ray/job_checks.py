@@ -115,7 +115,7 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
             f"train.batch_size: {batch} is below four times the {info.num_classes} classes: many "
             "samples have no positive in their batch, and the contrastive loss learns little"
         )
-    if ready.steps_per_epoch == 1 and config.pipeline.in_flight > 1:
+    if ready.steps_per_epoch == 1 and config.pipeline.in_flight != 1:
         warnings.append("an epoch is a single step: lower train.batch_size to fill the pipeline")
     if config.train.select == "best" and ready.validation_batches == 0:
         warnings.append("train.select: best has no effect without a validation split")
@@ -123,9 +123,10 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
         warnings.append("model.word_vectors has no effect: only the built-in text models use it")
     if config.local.pool and info.kind == "text":
         warnings.append("local.pool has no effect: text has no feature maps")
-    if config.pipeline.engine == "ray" and config.pipeline.in_flight < num_stages:
+    window = config.pipeline.window(num_stages)
+    if config.pipeline.engine == "ray" and window < num_stages:
         warnings.append(
-            f"pipeline.in_flight: {config.pipeline.in_flight} is below the {num_stages} stages: "
+            f"pipeline.in_flight: {window} is below the {num_stages} stages: "
             "they cannot all work at once"
         )
     return warnings

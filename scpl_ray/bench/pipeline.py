@@ -90,7 +90,7 @@ def _stream(engine: RayEngine, work: list[schedule.Train]) -> tuple[float, float
         ends.append(time.perf_counter())
         stats.append(done.stats)
     # The window drains at the end: the last steps have the machine to themselves.
-    window = min(engine.config.pipeline.in_flight, len(ends) // 4)
+    window = min(engine.chain.window, len(ends) // 4)
     steady = ends[_WARM_UP : len(ends) - window]
     shares = []
     for column in zip(*stats[_WARM_UP : len(ends) - window], strict=True):

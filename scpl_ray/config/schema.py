@@ -150,13 +150,23 @@ class PipelineConfig(Section):
     """How batches stream through the stages."""
 
     engine: Literal["ray", "local"] = "ray"
-    in_flight: Positive = Field(8, description="batches in flight: the back-pressure window")
-    prefetch: Annotated[int, Field(ge=0)] = 8
+    in_flight: Positive | None = Field(
+        None,
+        description="calls in flight: the back-pressure window; default: 8, or two a stage and two",
+    )
+    batches_per_call: Literal["auto"] | Positive = Field(
+        "auto", description="batches that travel as one; auto: more than one where a step is short"
+    )
+    prefetch: Annotated[int, Field(ge=0)] = Field(8, description="calls whose batches are ready")
     step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     prepare_timeout_s: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="loading and encoding the data, downloads included"
     )
+
+    def window(self, num_stages: int) -> int:
+        """Calls in flight at most, with so many stages."""
+        return self.in_flight or max(8, 2 * num_stages + 2)
 
 
 class MomentsConfig(Section):

@@ -1,4 +1,4 @@
-"""The actors that compute: one holds a stage, one holds the stages that have left."""
+"""The actor that holds a stage that trains."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from scpl_ray.engine.build import (
     stage_state,
 )
 from scpl_ray.engine.failures import stage_error
-from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
+from scpl_ray.engine.fence import Fence, Ticket
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
-from scpl_ray.schedule import Train
-from scpl_ray.stage import Stage
+from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 
+Given = Packet | Batch | list[Packet | Batch]
 
-def _extend_path(paths: list[str]) -> None:
+
+def extend_path(paths: list[str]) -> None:
+    """Adds entries of the driver's module path."""
     sys.path[:0] = [p for p in paths if p not in sys.path]
 
 
@@ -67,7 +69,7 @@ class StageActor:
 
     def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
         self.init_at = time.time()
-        _extend_path(paths)
+        extend_path(paths)
         keep_freed_memory()
         prepare_process(config, threads)
         self.fence = Fence()
@@ -121,9 +123,18 @@ class StageActor:
         self.begin(generation, last)
         return last
 
-    def forward(self, ticket: Ticket, work: Train, packet: Packet | Batch) -> Packet:
-        """Computes the output of one training batch; it leaves before the update begins."""
-        output = self._forward(ticket, work, packet, last=False)
+    def forward(
+        self, ticket: Ticket, work: Train, given: Given, index: int | None = None
+    ) -> Packet:
+        """Computes the output of one training batch; it leaves before the update begins.
+
+        Args:
+            ticket: leave to do it.
+            work: which step.
+            given: the input, or a list with it.
+            index: its place in the list.
+        """
+        output = self._forward(ticket, work, _one(given, index), last=False)
         assert output is not None, "only the last stage hands nothing on"
         return output
 
@@ -179,16 +190,54 @@ class StageActor:
             handed_mib=self.handed_mib,
         )
 
-    def train(self, ticket: Ticket, work: Train, packet: Packet | Batch) -> StageStats:
+    def train(
+        self, ticket: Ticket, work: Train, given: Given, index: int | None = None
+    ) -> StageStats:
         """Both in one call, for the last stage, which hands nothing on."""
-        self._forward(ticket, work, packet, last=True)
+        self._forward(ticket, work, _one(given, index), last=True)
         return self.update(ticket, work)
 
     @ray.method(num_returns=2)
+    def many(
+        self,
+        ticket: Ticket,
+        works: tuple[Train | Evaluate, ...],
+        given: list[Packet | Batch],
+        index: int,
+        last: bool,
+    ) -> tuple[list[Packet | None], list[StageStats | ExitScore]]:
+        """Does many batches in one call, one after another; the last stage hands nothing on.
+
+        Args:
+            ticket: leave to do the first of them.
+            works: which; their numbers and their inputs follow one another.
+            given: the inputs.
+            index: the first one's place among them.
+            last: nobody reads the outputs.
+        """
+        outputs: list[Packet | None] = []
+        said: list[StageStats | ExitScore] = []
+        for i, work in enumerate(works):
+            if isinstance(work, Train):
+                outputs.append(self._forward(ticket, work, given[index + i], last))
+                said.append(self.update(ticket, work))
+            else:
+                output, score = self._evaluate(ticket, given[index + i], last)
+                outputs.append(output)
+                said.append(score)
+            ticket = Ticket(ticket.generation, ticket.number, ticket.number + 1)
+        return ([] if last else outputs), said
+
+    @ray.method(num_returns=2)
     def evaluate(
-        self, ticket: Ticket, packet: Packet | Batch, last: bool
+        self, ticket: Ticket, given: Given, last: bool, index: int | None = None
     ) -> tuple[Packet | None, ExitScore]:
         """Scores one batch; the last stage hands nothing on."""
+        return self._evaluate(ticket, _one(given, index), last)
+
+    def _evaluate(
+        self, ticket: Ticket, packet: Packet | Batch, last: bool
+    ) -> tuple[Packet | None, ExitScore]:
         self.fence.check(ticket)
         activation, labels = unpack(packet, self.stage.device)
         try:
@@ -240,51 +289,12 @@ class StageActor:
         return self.process.memory_info().rss / 2**20
 
 
-class ParkedActor:
-    """Holds the stages that have left: they evaluate what the last training stage hands on.
-
-    Holds no device and no reserved core: its stages compute on the CPU.
-
-    Args:
-        config: the run's config.
-        threads: CPU threads, equal in all stages.
-        paths: entries of the driver's module path.
-    """
-
-    def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
-        _extend_path(paths)
-        prepare_process(config, threads)
-        self.stages: dict[int, Stage] = {}
-
-    def add(
-        self,
-        spec: StageSpec,
-        config: Config,
-        info: DataInfo,
-        totals: tuple[int, int],
-        state: StageState,
-    ) -> None:
-        """Takes a stage in, in place of one of the same number."""
-        stage = build_stage(spec, config, info, *totals, "cpu", state=state)
-        self.stages[spec.number] = stage
-
-    def ready(self) -> None:
-        """It lives."""
-
-    def evaluate(self, packet: Packet, numbers: tuple[int, ...]) -> list[ExitScore]:
-        """Scores one batch with the stages of these numbers, one after another.
-
-        Raises:
-            OutOfTurn: one of them is not here: its process died before it could be taken in.
-        """
-        activation, labels = unpack(packet, torch.device("cpu"))
-        scores = []
-        for number in numbers:
-            if number not in self.stages:
-                raise OutOfTurn(f"stage {number} is not here yet")
-            activation, score = self.stages[number].evaluate(activation, labels)
-            scores.append(score)
-        return scores
+def _one(given: Given, index: int | None) -> Packet | Batch:
+    """An input that came alone, or as one of a list."""
+    if isinstance(given, list):
+        assert index is not None
+        return given[index]
+    return given
 
 
 def _mib(packet: Packet | Batch) -> float:

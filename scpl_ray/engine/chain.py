@@ -10,12 +10,15 @@ that comes back is given exactly what its dead process was given, and the others
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from scpl_ray import schedule
+from scpl_ray.config.schema import Config
+from scpl_ray.engine.calls import Asked, Piece, ask
 from scpl_ray.engine.fence import Ticket
 from scpl_ray.engine.member import Given, Member
 from scpl_ray.engine.members import Members, Parked
@@ -31,8 +34,9 @@ class Flying:
     Attributes:
         number: its place in the order of all work.
         work: what it is.
-        batch: reference to its batch.
-        answers: references by stage number; those that have left answer as one.
+        batch: its batch.
+        ends: whether it is the last of its call.
+        answers: by stage number; those that have left answer as one.
         left: the stages that had left when it was sent.
         packet: what the stages that have left were given.
         lost: stages that failed at it and were taken out.
@@ -40,10 +44,11 @@ class Flying:
 
     number: int
     work: schedule.Work
-    batch: Any = None
-    answers: dict[int, Any] = field(default_factory=dict)
+    batch: Piece | None = None
+    ends: bool = True
+    answers: dict[int, Piece] = field(default_factory=dict)
     left: list[Parked] = field(default_factory=list)
-    packet: Any = None
+    packet: Piece | None = None
     lost: list[tuple[StageSpec, ScplRayError]] = field(default_factory=list)
 
 
@@ -53,86 +58,86 @@ class Chain:
     Args:
         members: the stages.
         source: the data process.
-        keeps: whether inputs are kept for a replay.
-        window: pieces of work under way at most.
+        config: the window, and whether inputs are kept for a replay.
     """
 
-    def __init__(self, members: Members, source: Source, keeps: bool, window: int) -> None:
+    def __init__(self, members: Members, source: Source, config: Config) -> None:
         self.members, self.source = members, source
-        self.keeps, self.window = keeps, window
+        self.keeps, self._pipeline = config.fault_tolerance.enabled, config.pipeline
         self.number, self.generation = -1, 0
         self.flying: deque[Flying] = deque()
-        self._unscored: list[tuple[Flying, Any]] = []
+        self._unscored: list[tuple[Flying, Piece]] = []
         self.history: deque[tuple[int, schedule.Work]] = deque()
+
+    @property
+    def window(self) -> int:
+        """Calls under way at most."""
+        return self._pipeline.window(len(self.members.live))
 
     def crowded(self) -> bool:
         """Whether the window is full; markers do not count."""
-        under_way = sum(not isinstance(f.work, schedule.Snapshot) for f in self.flying)
-        return under_way >= self.window
+        calls = sum(f.ends and not isinstance(f.work, schedule.Snapshot) for f in self.flying)
+        return calls >= self.window
 
-    def send(self, work: schedule.Work, batch: Any) -> None:
-        """Sends work through all stages."""
-        self.number += 1
-        flying = Flying(self.number, work, batch, left=self.members.have_left())
+    def takes_many(self, work: schedule.Work) -> bool:
+        """Whether work of this kind may go many to a call, with the stages of now.
+
+        A stage on probation may yet be taken out at any of them; those that have left score one
+        batch a call.
+        """
+        if isinstance(work, schedule.Evaluate) and self.members.parked:
+            return False
+        return not any(member.on_probation for member in self.members.live)
+
+    def send(self, works: Sequence[schedule.Work], batches: Sequence[Piece | None]) -> None:
+        """Sends the work of one call through all stages."""
+        first, left = self.number + 1, self.members.have_left()
+        self.number += len(works)
+        calls = [
+            Flying(first + i, work, batch, left=left)
+            for i, (work, batch) in enumerate(zip(works, batches, strict=True))
+        ]
+        for flying in calls[:-1]:
+            flying.ends = False
         if self.keeps:
-            self.history.append((self.number, work))
-        stages, packet = self.members.at(self.number), batch
+            self.history.extend((flying.number, flying.work) for flying in calls)
+        stages, packet = self.members.at(first), batches[0]
+        asked: list[Asked] = []
         for member in stages:
             last = member is stages[-1]
-            packet, flying.answers[member.spec.number] = self._give(
-                member, self.number, work, packet, last and not flying.left, last
-            )
-        self._score(flying, packet)
-        self.flying.append(flying)
+            asked = self._give(member, first, works, packet, last and not left, last)
+            packet = asked[0].output
+            for flying, one in zip(calls, asked, strict=True):
+                flying.answers[member.spec.number] = one.answer
+        for flying, one in zip(calls, asked, strict=True):
+            self._score(flying, one.output)
+        self.flying.extend(calls)
 
-    def _score(self, flying: Flying, packet: Any) -> None:
-        if isinstance(flying.work, schedule.Evaluate) and flying.left:
+    def _score(self, flying: Flying, packet: Piece | None) -> None:
+        if isinstance(flying.work, schedule.Evaluate) and flying.left and packet is not None:
             flying.packet = packet
             numbers = tuple(left.spec.number for left in flying.left)
-            answer = self.members.parked_actor.evaluate.remote(packet, numbers)
-            flying.answers[numbers[0]] = answer
+            answer = self.members.parked_actor.evaluate.remote(packet.ref, numbers)
+            flying.answers[numbers[0]] = Piece(answer)
 
     def _give(
         self,
         member: Member,
         number: int,
-        work: schedule.Work,
-        packet: Any,
+        works: Sequence[schedule.Work],
+        packet: Piece | None,
         ends: bool,
         last: bool,
-    ) -> tuple[Any, Any]:
-        """Gives a stage its next work.
-
-        Args:
-            member: the stage.
-            number: of the work.
-            work: what it is.
-            packet: reference to its input.
-            ends: nobody reads what it hands on in evaluation.
-            last: nobody reads what it hands on in training.
-
-        Returns:
-            References to what it hands on (None: nothing) and to its answer.
-        """
-        actor, ticket = member.actor, Ticket(self.generation, member.sent, number)
-        output = state = None
-        if isinstance(work, schedule.Train) and last:
-            answer = actor.train.remote(ticket, work, packet)
-        elif isinstance(work, schedule.Train):
-            output = actor.forward.remote(ticket, work, packet)
-            answer = actor.update.remote(ticket, work)
-        elif isinstance(work, schedule.Evaluate):
-            output, answer = actor.evaluate.remote(ticket, packet, ends)
-        elif isinstance(work, schedule.Stash):
-            answer = actor.stash.remote(ticket, work.epoch)
-        elif isinstance(work, schedule.Restore):
-            answer = actor.restore.remote(ticket, work.epoch)
-        else:
-            state, answer = actor.snapshot.remote(ticket)
-        member.sent = number
+    ) -> list[Asked]:
+        """Gives a stage its next work, from `number` on; for the rest see `ask`."""
+        ticket = Ticket(self.generation, member.sent, number)
+        asked = ask(member.actor, ticket, works, packet, ends, last)
+        member.sent = number + len(works) - 1
         if self.keeps:
-            member.log[number] = Given(number, work, packet, answer, state)
-        return output, answer
+            for i, (work, one) in enumerate(zip(works, asked, strict=True)):
+                given = packet if i == 0 or packet is None else packet.after(i)
+                member.log[number + i] = Given(number + i, work, given, one.answer, one.state)
+        return asked
 
     def finished(self, flying: Flying) -> None:
         """A piece of work is through all stages: what only it needed is let go."""
@@ -153,14 +158,13 @@ class Chain:
         costs = [member.adopt(number) for member in self.members.at(number)]
         return max((cost for cost in costs if cost is not None), default=0.0)
 
-    def log_mib(self, each: float, prefetch: int) -> float:
+    def log_mib(self, each: float) -> float:
         """Inputs that are kept by the time that a marker of now takes effect, in MiB.
 
         Args:
-            each: of all stages, at one batch.
-            prefetch: batches that go before the marker.
+            each: of all stages, in one call.
         """
-        coming = each * (2 * self.window + prefetch)
+        coming = each * (2 * self.window + self._pipeline.prefetch)
         return coming + sum(member.log_mib for member in self.members.all())
 
     def forget_before(self, number: int) -> None:
@@ -198,7 +202,7 @@ class Chain:
     ) -> bool:
         members = self.members.all()
         flying = {f.number: f for f in self.flying}
-        pending: deque[Any] = deque()
+        pending: deque[list[Any]] = deque()
         marks: deque[int] = deque()
         start = min(done.values(), default=self.number)
         for number, work in [h for h in self.history if h[0] > start]:
@@ -227,7 +231,8 @@ class Chain:
         own: Flying | None,
         anew: bool,
     ) -> list[Any]:
-        stages, packet, answers = self.members.at(number), None, []
+        stages, answers = self.members.at(number), []
+        packet: Piece | None = None
         left = own.left if own is not None else []
         for member in stages:
             last = member is stages[-1]
@@ -237,20 +242,19 @@ class Chain:
             if packet is None:
                 kept = again[id(member)].get(number)
                 if member is stages[0] and (anew or kept is None):
-                    packet = self.source.batch(work)
+                    (packet,) = self.source.batches([work])
                     if own is not None:
                         own.batch = packet
                 elif kept is not None:
                     packet = kept.given
             # Nobody downstream needs the output of a batch that all of them have had.
             alone = not any(m in needing for m in stages[stages.index(member) + 1 :])
-            packet, answer = self._give(
-                member, number, work, packet, last and not left, last or alone
-            )
-            answers.append(answer)
+            (asked,) = self._give(member, number, [work], packet, last and not left, last or alone)
+            packet = asked.output
+            answers.append(asked.answer.ref)
             if own is not None:
-                own.answers[member.spec.number] = answer
-            if last and own is not None:
+                own.answers[member.spec.number] = asked.answer
+            if last and own is not None and packet is not None:
                 self._unscored.append((own, packet))
         return answers
 
@@ -259,7 +263,7 @@ class Chain:
         sent_again = {own.number for own, _ in self._unscored}
         for own in self.flying:
             if own.left and own.packet is not None and own.number not in sent_again:
-                answer = own.answers[own.left[0].spec.number]
+                answer = own.answers[own.left[0].spec.number].ref
                 if ray.wait([answer], timeout=0)[0] and not _came([answer], 1.0):
                     self._unscored.append((own, own.packet))
         for own, packet in self._unscored:

@@ -34,6 +34,8 @@ class Collector:
     def __init__(self, config: Config, members: Members, chain: Chain) -> None:
         self.config, self.members, self.chain = config, members, chain
         self.shapes: dict[int, str] = {}
+        # The last list of each stage: its entries are asked for one after another.
+        self._lists: dict[int, tuple[Any, list[Any]]] = {}
 
     def collect(self, flying: Flying) -> dict[int, Any]:
         """What each stage answered.
@@ -43,18 +45,30 @@ class Collector:
             ScplRayError: a stage that does not take part on probation failed.
         """
         limit = self.config.pipeline.step_timeout_s
-        refs = list(flying.answers.values())
+        batch = None if flying.batch is None else flying.batch.ref
+        known = {
+            n: v
+            for n, (ref, v) in self._lists.items()
+            if n in flying.answers and flying.answers[n].ref == ref
+        }
+        refs = [answer.ref for n, answer in flying.answers.items() if n not in known]
         arrived = set(ray.wait(refs, num_returns=len(refs), timeout=limit)[0])
         results = {}
-        for number, ref in list(flying.answers.items()):
+        for number, answer in list(flying.answers.items()):
+            if number in known:
+                results[number] = answer.of(known[number])
+                continue
             try:
-                if ref not in arrived:
-                    raise self._late(flying, number, limit)
-                results[number] = ray.get(ref)
+                if answer.ref not in arrived:
+                    raise self._late(flying, batch, number, limit)
+                said = ray.get(answer.ref)
+                if answer.index is not None:
+                    self._lists[number] = (answer.ref, said)
+                results[number] = answer.of(said)
             except (Broken, PipelineTimeoutError):
                 raise
             except Exception as error:
-                failure = own_cause(error, flying.batch)
+                failure = own_cause(error, batch)
                 if failure is None:
                     raise Broken(str(worded(error, f"stage {number}"))) from None
                 member = self._member(number)
@@ -66,11 +80,11 @@ class Collector:
                 break
         return results
 
-    def _late(self, flying: Flying, number: int, limit: float) -> Exception:
+    def _late(self, flying: Flying, batch: Any, number: int, limit: float) -> Exception:
         """A stage that does not answer is taken for dead; data that does not come is told."""
-        error = late(flying.work, flying.batch, number, self.shapes.get(number), limit)
+        error = late(flying.work, batch, number, self.shapes.get(number), limit)
         member = self._member(number)
-        if data_is_late(flying.batch) or member is None or not self.config.fault_tolerance.enabled:
+        if data_is_late(batch) or member is None or not self.config.fault_tolerance.enabled:
             return error
         return Broken(str(error), (member,))
 

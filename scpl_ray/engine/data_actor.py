@@ -26,3 +26,7 @@ class DataActor:
     def batch(self, work: Train | Evaluate) -> Batch:
         """Makes one batch."""
         return fetch(self.loader, work)
+
+    def batches(self, works: tuple[Train | Evaluate, ...]) -> list[Batch]:
+        """Makes those that travel together."""
+        return [fetch(self.loader, work) for work in works]

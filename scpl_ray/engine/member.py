@@ -16,6 +16,7 @@ from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine import cluster
 from scpl_ray.engine.actors import Started
 from scpl_ray.engine.base import PROBATION_STEPS
+from scpl_ray.engine.calls import Piece
 from scpl_ray.stage_facts import StageSpec, StageStats
 
 
@@ -66,16 +67,16 @@ class Given:
     Attributes:
         number: of the work.
         work: what it is.
-        given: reference to the input; None for work without.
-        answer: reference to what the stage says once it is done.
+        given: the input; None for work without.
+        answer: what the stage says once it is done.
         state: reference to the copy, of a snapshot.
         mib: size of the input, once it is known.
     """
 
     number: int
     work: schedule.Work
-    given: Any
-    answer: Any
+    given: Piece | None
+    answer: Piece
     state: Any = None
     mib: float = 0.0
 
@@ -155,7 +156,7 @@ class Member:
         if mark is None or mark.state is None:
             return None
         try:
-            took = float(ray.get(mark.answer))
+            took = float(ray.get(mark.answer.ref))
         except Exception:
             return None  # whoever waits for an answer finds out why
         self.snapshot, self.at = mark.state, number

@@ -12,11 +12,12 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
-from scpl_ray.engine.actors import ParkedActor, StageActor
+from scpl_ray.engine.actors import StageActor
 from scpl_ray.engine.base import Ask, Resumed
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.engine.member import BuildArgs, Member, remote
+from scpl_ray.engine.parked_actor import ParkedActor
 from scpl_ray.engine.placement import Placement, place_one, shortage
 from scpl_ray.engine.spare import Spare
 from scpl_ray.engine.wording import worded

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -25,6 +23,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.engine import cluster
+from scpl_ray.engine.ahead import Ahead, Coming
 from scpl_ray.engine.asking import Asking
 from scpl_ray.engine.base import (
     Ask,
@@ -38,6 +37,7 @@ from scpl_ray.engine.base import (
     StageState,
 )
 from scpl_ray.engine.build import with_digest
+from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.collector import Collector
@@ -58,12 +58,6 @@ _SPARE_AFTER = 5
 _LOG_SHARE = 0.3
 
 
-@dataclass
-class _Ahead:
-    work: schedule.Work
-    batch: Any
-
-
 class RayEngine:
     """Streams work through stage actors.
 
@@ -78,16 +72,17 @@ class RayEngine:
     ) -> None:
         self.config = config
         self._owns_ray = cluster.connect(config, debug)
-        keeps = config.fault_tolerance.enabled
         self.members = Members(config, cluster.is_private(config))
         self.source = Source(config)
-        self.chain = Chain(self.members, self.source, keeps, config.pipeline.in_flight)
+        self.chain = Chain(self.members, self.source, config)
+        self.calls = CallSize(config.pipeline)
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)
         self.collector = Collector(config, self.members, self.chain)
         store = float(ray.cluster_resources().get("object_store_memory", math.inf))
         self.marks = Marks(config.fault_tolerance, room_mib=_LOG_SHARE * store / 2**20)
-        self._ahead: deque[_Ahead] = deque()
+        self._ahead = Ahead(self.source, self.members, self.calls, config.pipeline.prefetch)
+        self._next: list[Coming] = []
         self._steps = 0
 
     @property
@@ -159,43 +154,44 @@ class RayEngine:
     ) -> Iterator[Done]:
         """Keeps the window full and yields results in order."""
         flying = self.chain.flying
-        for item in self._with_batches(self.marks.among(work)):
-            while self.chain.crowded():
-                yield from self._finish(flying[0])
-            while boundary is not None and (go := boundary(item.work)) is not Go.ON:
-                if go is Go.STOP:
-                    break
-                if flying:
+        for call in self._ahead.calls(self.marks.among(work)):
+            for item in call:
+                while not self._next and self.chain.crowded():
                     yield from self._finish(flying[0])
+                while boundary is not None and (go := boundary(item.work)) is not Go.ON:
+                    self._send_next()
+                    if go is Go.STOP:
+                        break
+                    if flying:
+                        yield from self._finish(flying[0])
+                    else:
+                        time.sleep(_LOOK_AGAIN_S)
                 else:
-                    time.sleep(_LOOK_AGAIN_S)
+                    self._next.append(item)
+                    continue
+                break
             else:
-                self.chain.send(item.work, item.batch)
-                item.batch = None
+                self._send_next()
                 continue
             break
         while flying:
             yield from self._finish(flying[0])
 
-    def _with_batches(self, work: Iterable[schedule.Work]) -> Iterator[_Ahead]:
-        """Asks the data actor for batches ahead of their use."""
-        ahead = self._ahead = deque()
-        for item in work:
-            ahead.append(_Ahead(item, self.source.batch(item)))
-            # It stays in there until it has been sent: its batch may have to be made again.
-            if len(ahead) > self.config.pipeline.prefetch:
-                yield ahead[0]
-                ahead.popleft()
-        while ahead:
-            yield ahead[0]
-            ahead.popleft()
+    def _send_next(self) -> None:
+        """Sends what no change of the stages comes between any more."""
+        items, self._next = self._next, []
+        works, batches = [i.work for i in items], [i.batch for i in items]
+        each = max(1, len(items)) if items and self.chain.takes_many(works[0]) else 1
+        for start in range(0, len(items), each):
+            self.chain.send(works[start : start + each], batches[start : start + each])
+        for item in items:
+            item.batch = None
 
     def _mend(self, why: str, suspects: tuple[Member, ...] = ()) -> None:
         source = self.source.actor
         self.recovery.mend(why, suspects)
         if self.source.actor is not source:
-            for item in self._ahead:
-                item.batch = self.source.batch(item.work)
+            self._ahead.ask_again()
 
     def _finish(self, flying: Flying) -> Iterator[Done]:
         """Waits for the oldest work, mends what is broken on the way, and yields the result."""
@@ -228,7 +224,8 @@ class RayEngine:
             if member.spec.number in results and member.gets(flying.number):
                 member.did(flying.number, results[member.spec.number])
         given = sum(stats.given_mib for stats in results.values())
-        self.marks.log_mib = self.chain.log_mib(given, self.config.pipeline.prefetch)
+        self.calls.saw(results.values())
+        self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()
         if self._steps == _SPARE_AFTER:
@@ -241,10 +238,12 @@ class RayEngine:
     def join(self, candidate: Candidate, step: int) -> None:
         """Lets batches flow through a ready candidate, from `step` on."""
         assert isinstance(candidate, RayCandidate)
+        self._send_next()
         self.members.join(candidate, step, self.chain.generation, self.chain.number)
 
     def leave(self, config: Config) -> StageSpec:
         """Takes the last stage out of training."""
+        self._send_next()
         return self.members.leave(config, self.chain.number)
 
     def free_left(self) -> None:

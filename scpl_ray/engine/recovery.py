@@ -159,7 +159,7 @@ class Recovery:
     def _died_at(self, member: Member) -> int:
         """The step at which a dead stage was."""
         for given in member.log.values():
-            ready = ray.wait([given.answer], timeout=0)[0]
+            ready = ray.wait([given.answer.ref], timeout=0)[0]
             try:
                 if ready:
                     ray.get(ready[0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
+from scpl_ray.engine.calls import Piece
 from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.engine.data_actor import DataActor
 from scpl_ray.engine.member import remote
@@ -44,8 +46,11 @@ class Source:
         """The tokenizer that a new process shall use."""
         self._tokenizer = tokenizer or None
 
-    def batch(self, work: schedule.Work) -> Any:
-        """Asks for a batch; returns its reference, None for work without one."""
-        if isinstance(work, schedule.Train | schedule.Evaluate):
-            return self.actor.batch.remote(work)
-        return None
+    def batches(self, works: Sequence[schedule.Work]) -> list[Piece | None]:
+        """Asks for the batches of work that goes into one call; None for work without one."""
+        if len(works) > 1:
+            made = self.actor.batches.remote(tuple(works))
+            return [Piece(made, i) for i in range(len(works))]
+        if isinstance(works[0], schedule.Train | schedule.Evaluate):
+            return [Piece(self.actor.batch.remote(works[0]))]
+        return [None]

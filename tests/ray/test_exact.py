@@ -29,8 +29,9 @@ def test_engines_and_windows_agree(kind: str, stages: int, texts: Path, tmp_path
     local = digests(tree, name="local", pipeline__engine="local")
     narrow = digests(tree, name="w1", pipeline__engine="ray", pipeline__in_flight=1)
     wide = digests(tree, name="w8", pipeline__engine="ray", pipeline__in_flight=8)
+    many = digests(tree, name="m3", pipeline__engine="ray", pipeline__batches_per_call=3)
     assert len(local) == stages
-    assert local == narrow == wide
+    assert local == narrow == wide == many
 
 
 def test_ragged_last_batch_of_one(texts: Path, tmp_path: Path) -> None:

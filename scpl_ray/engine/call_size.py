@@ -1,0 +1,53 @@
+"""How many batches go into one call, by what a step costs. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.stage_facts import StageStats
+
+# A call costs some milliseconds of all processes together: 5 % of it is the least that it must do.
+_LEAST_S = 0.1
+_MOST, _MOST_MIB = 64, 4.0
+_SEEN = 16
+
+
+@dataclass
+class CallSize:
+    """Watches the steps.
+
+    Attributes:
+        config: `batches_per_call` is read.
+    """
+
+    config: PipelineConfig
+    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SEEN))
+    _mib: float = 0.0
+
+    def saw(self, stats: Iterable[StageStats]) -> None:
+        """A training step is done."""
+        slowest = 0.0
+        for s in stats:
+            slowest = max(slowest, s.receive_s + s.forward_s + s.send_s + s.update_s)
+            self._mib = max(self._mib, s.given_mib, s.handed_mib)
+        self._seconds.append(slowest)
+
+    def now(self) -> int:
+        """Batches that the next call takes: a power of two, unless the config says a number.
+
+        As many as make the slowest stage's call long against what the call itself costs; not so
+        many that what travels at once is more than a few MiB.
+        """
+        if self.config.batches_per_call != "auto":
+            return self.config.batches_per_call
+        if len(self._seconds) < _SEEN:
+            return 1
+        step = sorted(self._seconds)[_SEEN // 2]
+        wanted = min(_MOST, _LEAST_S / max(step, 1e-4), _MOST_MIB / max(self._mib, 1e-6))
+        size = 1
+        while size * 2 <= wanted:
+            size *= 2
+        return size
