@@ -52,6 +52,7 @@ class _Pending:
     labels: Tensor
     forward_s: float
     begun_at: float
+    cpu_s: float
     shapes: str = ""
 
 
@@ -110,14 +111,15 @@ class Stage:
         """
         if step != self.next_step or self._pending is not None:
             raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
-        begun_at, start = time.time(), time.perf_counter()
+        begun_at, start, cpu = time.time(), time.perf_counter(), time.process_time()
         if self._skips:
             self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
         with self._autocast():
             output = self.module.run_layers(activation, self.run.config.seed, step)
         took = time.perf_counter() - start
-        self._pending = _Pending(step, output, labels, took, begun_at, activation.shapes())
+        cpu_s = time.process_time() - cpu
+        self._pending = _Pending(step, output, labels, took, begun_at, cpu_s, activation.shapes())
         return output.detach()
 
     def update(self, step: int) -> StageStats:
@@ -133,7 +135,7 @@ class Stage:
         pending, self._pending = self._pending, None
         if pending is None or pending.step != step:
             raise RuntimeError(f"update of step {step} without its forward")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         config, labels = self.run.config, pending.labels
         with self._autocast():
             loss = self.module.objective(self.module.reduce(pending.output), labels)
@@ -171,6 +173,7 @@ class Stage:
             loss_s=self._marks[1] - start,
             backward_s=self._marks[-1] - self._marks[1],
             begun_at=pending.begun_at,
+            cpu_s=pending.cpu_s + time.process_time() - cpu,
         )
 
     @torch.no_grad()

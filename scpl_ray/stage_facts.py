@@ -28,7 +28,8 @@ class StageStats:
     what Ray does with the result before the next call), update (loss, backward, then the
     optimizer). `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of
     the input, `handed_mib` of the output, `begun_at` when the forward began; `skipped` says that
-    the loss was not finite and nothing was learned.
+    the loss was not finite and nothing was learned. `cpu_s` is the process's CPU time in forward
+    and update.
     """
 
     stage: int
@@ -55,6 +56,7 @@ class StageStats:
     backward_s: float = 0.0
     begun_at: float = 0.0
     handed_mib: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ def default_for_growth() -> dict[str, Any]:
     return DEFAULT | {"model": model, "resources": {"threads": 1}}
 
 
+def tiny(stages: int) -> dict[str, Any]:
+    """So many stages of about a millisecond."""
+    options = {"layers": stages, "width": 64, "depth": 1}
+    model = {"factory": "scpl_ray.bench.model:build", "options": options}
+    train = {"batch_size": 64, "drop_last": True, "epochs": 10_000}
+    return DEFAULT | {"model": model, "train": train, "resources": {"threads": 1}}
+
+
 def build(data: DataInfo, layers: int = 2, width: int = 1024, depth: int = 4) -> LayeredModel:
     """Builds `layers` equal layers; each is `depth` times Linear(width, width) and ReLU.
 

@@ -2,45 +2,90 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scpl_ray import schedule
+from scpl_ray.bench.alone import stages_alone
+from scpl_ray.bench.processes import cpu_seconds
 from scpl_ray.config import Config
-from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process
-from scpl_ray.engine.data import load_data
 from scpl_ray.engine.pipeline import RayEngine
-from scpl_ray.engine.placement import threads_per_stage
-from scpl_ray.models.activation import from_batch
+from scpl_ray.engine.placement import num_cores
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
-from scpl_ray.stage import Stage, plan_stages
-from scpl_ray.stage_facts import StageSpec
+from scpl_ray.stage import plan_stages
+from scpl_ray.stage_facts import StageStats
 
-_WARM_UP = 5
+# The first steps find out how many batches go into a call, and fill the window.
+_WARM_UP = 40
+PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the streamed pipeline; times in milliseconds a step.
+
+    Attributes:
+        step_ms: in steady state.
+        fill_ms: from the first batch sent to its end at the last stage.
+        parts_ms: for each stage, where its time goes, by the names in PARTS.
+        compute_ms: CPU time of each stage's forward, loss, backward and update.
+        cpu_ms: CPU time of every process.
+        moved_mib: activations and batches that the stages were given.
+        per_call: batches that travelled in one call at the end.
+    """
+
+    step_ms: float
+    fill_ms: float
+    parts_ms: list[dict[str, float]]
+    compute_ms: list[float]
+    cpu_ms: dict[str, float]
+    moved_mib: float
+    per_call: int
+
+    @property
+    def overhead_ms(self) -> float:
+        """CPU time outside the stages' compute, per stage: calls, transport, data, Ray."""
+        return (sum(self.cpu_ms.values()) - sum(self.compute_ms)) / len(self.compute_ms)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One benchmark; times in milliseconds, medians over repeats.
+    """One benchmark.
 
     Attributes:
-        alone_ms: each stage's forward, loss, backward and update without Ray, one at a time.
-        step_ms: the pipeline's step in steady state.
-        fill_ms: from the first batch sent to its end at the last stage.
-        busy: share of time that each stage computes.
-        efficiency: slowest stage alone / step; median of the repeats' own ratios.
-        efficiencies: the ratio of each repeat.
+        cores: that this machine gives.
+        threads: of each stage.
+        alone_ms: each stage's forward, loss, backward and update without Ray, one at a time:
+            median over the turns.
+        limits_ms: of each turn: the least that a step can cost; the slowest stage alone, or where
+            the stages share cores, all of them together / cores.
+        efficiencies: limit / step of each turn.
+        turns: what was measured.
     """
 
+    cores: int
+    threads: int
     alone_ms: list[float]
-    step_ms: float
-    fill_ms: float
-    busy: list[float]
-    efficiency: float
+    limits_ms: list[float]
     efficiencies: list[float]
+    turns: list[Turn] = field(repr=False)
+
+    @property
+    def limit_ms(self) -> float:
+        """Median of the turns."""
+        return statistics.median(self.limits_ms)
+
+    @property
+    def step_ms(self) -> float:
+        """Median of the turns."""
+        return statistics.median(turn.step_ms for turn in self.turns)
+
+    @property
+    def efficiency(self) -> float:
+        """Median of the turns' own ratios: both sides of each saw the same machine."""
+        return statistics.median(self.efficiencies)
 
 
 def measure(config: Config, steps: int, repeats: int) -> Measured:
@@ -57,78 +102,95 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         model = build_model(config, ready.info)
         specs = plan_stages(config, partition(model.names, config.stages))
         engine.start(specs, None)
-        alone: list[list[float]] = []
-        steps_ms, fills, busy = [], [], []
+        alone, turns = [], []
         begun = 0
         for _ in range(repeats):
             before = stages_alone(config, specs, max(5, steps // 3))
             work = [schedule.Train(begun + i, 0) for i in range(steps + _WARM_UP)]
             begun += len(work)
-            step_ms, fill_ms, shares = _stream(engine, work)
+            turns.append(stream(engine, work))
             after = stages_alone(config, specs, max(5, steps // 3))
             alone.append([(a + b) / 2 for a, b in zip(before, after, strict=True)])
-            steps_ms.append(step_ms)
-            fills.append(fill_ms)
-            busy.append(shares)
+        threads = engine.threads
     finally:
         engine.close()
-    ratios = [max(a) / s for a, s in zip(alone, steps_ms, strict=True)]
+    limits = [limit(each, threads) for each in alone]
     return Measured(
+        num_cores(),
+        threads,
         [statistics.median(column) for column in zip(*alone, strict=True)],
-        statistics.median(steps_ms),
-        statistics.median(fills),
-        [statistics.median(column) for column in zip(*busy, strict=True)],
-        statistics.median(ratios),
-        ratios,
+        limits,
+        [least / turn.step_ms for least, turn in zip(limits, turns, strict=True)],
+        turns,
     )
 
 
-def _stream(engine: RayEngine, work: list[schedule.Train]) -> tuple[float, float, list[float]]:
+def limit(alone_ms: list[float], threads: int) -> float:
+    """The least that a step can cost on this machine's cores, in milliseconds."""
+    return max(*alone_ms, sum(alone_ms) * threads / num_cores()) if alone_ms else 0.0
+
+
+def stream(engine: RayEngine, work: list[schedule.Train]) -> Turn:
+    """Streams steps and measures those between the filling and the draining of the window."""
     start = time.perf_counter()
-    ends, stats = [], []
+    ends: list[float] = []
+    stats: list[tuple[StageStats, ...]] = []
+    first = min(_WARM_UP, len(work) // 3)
+    cpu: dict[str, float] = {}
     for done in engine.run(work):
         ends.append(time.perf_counter())
         stats.append(done.stats)
+        if len(ends) == first:
+            cpu = cpu_seconds(engine.pids)
+    spent = cpu_seconds(engine.pids)
     # The window drains at the end: the last steps have the machine to themselves.
-    window = min(engine.chain.window, len(ends) // 4)
-    steady = ends[_WARM_UP : len(ends) - window]
-    shares = []
-    for column in zip(*stats[_WARM_UP : len(ends) - window], strict=True):
-        worked = sum(s.forward_s + s.update_s for s in column)
-        shares.append(worked / (worked + sum(s.waiting_s for s in column)))
-    step_ms = 1000 * (steady[-1] - steady[0]) / (len(steady) - 1)
-    return step_ms, 1000 * (ends[0] - start), shares
+    drains = min(engine.chain.window * engine.calls.now(), (len(ends) - first) // 3)
+    last = len(ends) - drains
+    steady = list(zip(*stats[first:last], strict=True))
+    timed = len(ends) - first
+    return Turn(
+        # By the moments at which the slowest to finish finished: many come back in one call.
+        1000 * _pace([s[-1].finished_at for s in stats[first:last]]),
+        1000 * (ends[0] - start),
+        [_parts(column) for column in steady],
+        [1000 * statistics.fmean(s.cpu_s for s in column) for column in steady],
+        {k: 1000 * (spent[k] - cpu.get(k, 0.0)) / timed for k in spent},
+        sum(statistics.fmean(s.given_mib for s in column) for column in steady),
+        engine.calls.now(),
+    )
 
 
-def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    """Times each stage by itself in a fresh process with the settings of a stage actor.
+def _pace(finished: list[float]) -> float:
+    return (finished[-1] - finished[0]) / (len(finished) - 1)
+
+
+def _parts(column: tuple[StageStats, ...]) -> dict[str, float]:
+    def mean(of: str) -> float:
+        return 1000 * statistics.fmean(getattr(s, f"{of}_s") for s in column)
+
+    names = [name for name in PARTS if name != "optimizer"]
+    parts = {name: mean(name) for name in names}
+    parts["optimizer"] = mean("update") - parts["loss"] - parts["backward"]
+    return {name: parts[name] for name in PARTS}
+
+
+def scaling(
+    configs: dict[int, Config], steps: int, repeats: int
+) -> dict[int, tuple[float, float, float]]:
+    """Overhead against the number of stages.
 
     Returns:
-        Median milliseconds of forward and update of each stage.
+        By number of stages: step in ms, compute of all stages in ms, and CPU time outside the
+        stages' compute in ms per step and stage; medians.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_alone, (config, specs, steps))
-
-
-def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    keep_freed_memory()
-    prepare_process(config, threads_per_stage(config, len(specs)))
-    loader, ready = load_data(config)
-    device = "cpu"
-    medians = []
-    inputs = [from_batch(loader.train_batch(i)) for i in range(steps + 2)]
-    for spec in specs:
-        stage: Stage = build_stage(
-            spec, config, ready.info, steps, ready.steps_per_epoch, device, None
+    rows = {}
+    for number, config in configs.items():
+        found = measure(config, steps, repeats)
+        computes = [sum(turn.compute_ms) for turn in found.turns]
+        overheads = [turn.overhead_ms for turn in found.turns]
+        rows[number] = (
+            found.step_ms,
+            statistics.median(computes),
+            statistics.median(overheads),
         )
-        times, outputs = [], []
-        for i, (activation, labels) in enumerate(inputs):
-            begin = time.perf_counter()
-            output = stage.forward(i, activation, labels)
-            stage.update(i)
-            times.append(1000 * (time.perf_counter() - begin))
-            outputs.append((output.map(lambda t: t.clone()), labels))
-        medians.append(statistics.median(times[2:]))
-        inputs = outputs
-    return medians
+    return rows

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @click.option(
     "--pipeline", "what", flag_value="pipeline", default=True, help="The step's time (default)."
 )
+@click.option(
+    "--scaling", "what", flag_value="scaling", help="The overhead of 2, 4, 8 and 16 tiny stages."
+)
 @click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
 @click.option("--snapshots", "what", flag_value="snapshots", help="What snapshots cost.")
 @click.option(
@@ -47,6 +50,11 @@ def command(
     --pipeline: efficiency is the slowest stage's compute alone (same process settings, no Ray)
     divided by the streamed pipeline's step: 1.0 would mean that everything else is hidden.
 
+    Of each stage it also says where its time goes, and of each process the CPU time a step.
+
+    --scaling: CPU time outside the stages' compute, per step and stage, of 2, 4, 8 and 16 stages
+    of about a millisecond.
+
     --growth: steps a second of stage 1 in bins of one second around the moment at which a stage
     is asked for, the longest gap between two of its steps, and the time until the new stage works.
 
@@ -67,6 +75,10 @@ def command(
 
         base = config if config is not None else default_for_growth()
         _growth(load_config(base, overrides), repeats, span, as_json)
+    elif what == "scaling":
+        if config is not None:
+            raise click.UsageError("--scaling brings its own networks; leave CONFIG out")
+        _scaling((2, 4, 8, 16), overrides, steps, repeats)
     elif what == "snapshots":
         base = config if config is not None else DEFAULT
         _snapshots(load_config(base, overrides), repeats, turn, as_json)
@@ -133,22 +145,22 @@ def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None
     import dataclasses
 
     from scpl_ray.bench.pipeline import measure
+    from scpl_ray.bench.tables import pipeline_tables, pipeline_text
 
     result = measure(resolved, steps, repeats)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), indent=2))
         return
-    from rich.table import Table
+    for table in pipeline_tables(resolved.name, result):
+        emit(table)
+    click.echo(pipeline_text(result))
 
-    table = Table(title=f"pipeline of {resolved.name}: {len(result.alone_ms)} stages")
-    table.add_column("stage")
-    for name in ("alone, ms", "busy in the pipeline"):
-        table.add_column(name, justify="right")
-    for number, (alone, busy) in enumerate(zip(result.alone_ms, result.busy, strict=True), 1):
-        table.add_row(str(number), f"{alone:.1f}", f"{busy:.0%}")
-    emit(table)
-    each = ", ".join(f"{r:.3f}" for r in result.efficiencies)
-    click.echo(f"slowest stage alone  {max(result.alone_ms):8.1f} ms")
-    click.echo(f"all stages in turn   {sum(result.alone_ms):8.1f} ms")
-    click.echo(f"pipeline step        {result.step_ms:8.1f} ms   (fill {result.fill_ms:.0f} ms)")
-    click.echo(f"efficiency           {result.efficiency:8.3f}      (repeats: {each})")
+
+def _scaling(stages: tuple[int, ...], overrides: tuple[str, ...], steps: int, repeats: int) -> None:
+    from scpl_ray.bench.model import tiny
+    from scpl_ray.bench.pipeline import scaling
+    from scpl_ray.bench.tables import scaling_table
+    from scpl_ray.config import load_config
+
+    configs = {n: load_config(tiny(n), overrides) for n in stages}
+    emit(scaling_table(scaling(configs, steps, repeats)))

@@ -1,0 +1,71 @@
+"""What the benchmarks print."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from scpl_ray.bench.pipeline import PARTS, Measured
+
+
+def pipeline_tables(name: str, found: Measured) -> list[Table]:
+    """Where each stage's time goes, and what every process costs."""
+    parts = Table(title=f"{name}: milliseconds a step, medians of {len(found.turns)} turns")
+    parts.add_column("stage")
+    for column in ("alone", *PARTS, "CPU of compute"):
+        parts.add_column(column, justify="right")
+    for i, alone in enumerate(found.alone_ms):
+        spent = [_median([turn.parts_ms[i][part] for turn in found.turns]) for part in PARTS]
+        compute = _median([turn.compute_ms[i] for turn in found.turns])
+        parts.add_row(str(i + 1), *(f"{v:.2f}" for v in (alone, *spent, compute)))
+    processes = Table(title="CPU milliseconds a step")
+    for kind in found.turns[0].cpu_ms:
+        processes.add_column(kind, justify="right")
+    medians = [
+        _median([turn.cpu_ms.get(kind, 0.0) for turn in found.turns])
+        for kind in found.turns[0].cpu_ms
+    ]
+    processes.add_row(*(f"{v:.2f}" for v in medians))
+    return [parts, processes]
+
+
+def pipeline_text(found: Measured) -> str:
+    """The figures that matter."""
+    stages, threads = len(found.alone_ms), found.threads
+    shared = stages * threads > found.cores
+    what = f"all stages / {found.cores} cores" if shared else "slowest stage alone"
+    each = ", ".join(f"{r:.3f}" for r in found.efficiencies)
+    lines = [
+        (what, f"{found.limit_ms:9.2f} ms", "the least that a step can cost"),
+        ("all stages in turn", f"{sum(found.alone_ms):9.2f} ms", "one process, one thread"),
+        ("pipeline step", f"{found.step_ms:9.2f} ms", f"fill {_of(found, 'fill_ms'):.0f} ms"),
+        ("efficiency", f"{found.efficiency:9.3f}   ", f"turns: {each}"),
+        (
+            "overhead",
+            f"{_of(found, 'overhead_ms'):9.2f} ms",
+            "CPU time outside compute, per step and stage",
+        ),
+        ("moved", f"{_of(found, 'moved_mib'):9.2f} MiB", "a step, all borders"),
+        ("batches a call", f"{found.turns[-1].per_call:9d}", ""),
+    ]
+    return "\n".join(f"{a:24}{b:14} {c}".rstrip() for a, b, c in lines)
+
+
+def scaling_table(rows: dict[int, tuple[float, float, float]]) -> Table:
+    """Overhead against the number of stages."""
+    table = Table(title="tiny stages: milliseconds a step, medians")
+    for column in ("stages", "step", "CPU of compute", "CPU outside compute, a stage"):
+        table.add_column(column, justify="right")
+    for number, values in rows.items():
+        table.add_row(str(number), *(f"{v:.2f}" for v in values))
+    return table
+
+
+def _of(found: Measured, what: str) -> float:
+    return _median([getattr(turn, what) for turn in found.turns])
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values)
