@@ -67,6 +67,7 @@ class Network(nn.Module):
                 activation = stage.run_layers(activation, None, 0)
                 if stage.objective.exit_head is not None:
                     logits.append(stage.objective.exit_head(stage.reduce(activation)).float())
+                activation = stage.handed_on(activation)
         return logits
 
     def _activation(self, inputs: Inputs) -> Activation:

@@ -72,7 +72,8 @@ def make_optimizer(
     own = config.stages.get(stage)
     decay = config.weight_decay if own is None or own.weight_decay is None else own.weight_decay
     params = [{"params": group} for group in groups if group]
+    fused = config.fused
     if config.name == "sgd":
-        return _SGD(params, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
+        return _SGD(params, config.lr, config.momentum, weight_decay=decay, fused=fused)
     kind = _Adam if config.name == "adam" else _AdamW
-    return kind(params, config.lr, betas=config.betas, weight_decay=decay, fused=True)
+    return kind(params, config.lr, betas=config.betas, weight_decay=decay, fused=fused)

@@ -120,7 +120,7 @@ class Stage:
         took = time.perf_counter() - start
         cpu_s = time.process_time() - cpu
         self._pending = _Pending(step, output, labels, took, begun_at, cpu_s, activation.shapes())
-        return output.detach()
+        return self.module.handed_on(output.detach())
 
     def update(self, step: int) -> StageStats:
         """Learns from the batch that `forward` has just seen.
@@ -209,11 +209,12 @@ class Stage:
             output = self.module.run_layers(activation, None, 0)
             head = self.module.objective.exit_head
             if head is None:
-                return output, ExitScore(self.spec.number, 0, 0, 0.0)
+                return self.module.handed_on(output), ExitScore(self.spec.number, 0, 0, 0.0)
             logits = head(self.module.reduce(output)).float()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         correct = int((logits.argmax(1) == labels).sum())
-        return output, ExitScore(self.spec.number, correct, len(labels), float(loss))
+        score = ExitScore(self.spec.number, correct, len(labels), float(loss))
+        return self.module.handed_on(output), score
 
     def begin(self, step: int) -> None:
         """Makes `step` the next one: the stage joins a run that is under way."""

@@ -30,14 +30,41 @@ class StageModule(nn.Module):
         self.objective = LocalObjective(
             config, features, classes, model.style, spec.with_exit, self.names[-1]
         )
+        self.rounds = config.pipeline.activation_dtype == "bf16"
+        self.channels_last = config.resources.channels_last and model.style == "image"
+        if self.channels_last:
+            self.stack.to(memory_format=torch.channels_last)
+        if config.resources.compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compiles each layer for exactly the shapes that it meets.
+
+        A kernel for any shape would depend on which shapes came first, and a stage that comes back
+        would not compute the same to the bit; one without limit and one that gives up and computes
+        uncompiled neither.
+        """
+        torch._dynamo.config.recompile_limit = 1024
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        for layer in self.stack:
+            layer.compile(dynamic=False)
 
     def run_layers(self, activation: Activation, seed: int | None, step: int) -> Activation:
         """Runs the layers; with a seed, each draws its dropout from (seed, layer, step)."""
+        if self.rounds:
+            activation = activation.floats_to(torch.float32)
+        if self.channels_last and activation.hidden.dim() == 4:
+            hidden = activation.hidden.contiguous(memory_format=torch.channels_last)
+            activation = activation.with_hidden(hidden, activation.states)
         for name, layer in zip(self.names, self.stack, strict=True):
             if seed is not None:
                 torch.manual_seed(derive_seed(seed, "forward", name, step))
             activation = apply_layer(layer, activation)
         return activation
+
+    def handed_on(self, output: Activation) -> Activation:
+        """What crosses the border to the next stage; rounded, if the config says so."""
+        return output.floats_to(torch.bfloat16) if self.rounds else output
 
     def named_state(self) -> dict[str, Tensor]:
         """Weights and buffers by global name: `layers.encoder.1.norm.weight`, `heads.encoder.1...`.

@@ -7,7 +7,7 @@ import statistics
 import time
 
 from scpl_ray.config import Config
-from scpl_ray.engine.build import build_stage, keep_freed_memory, prepare_process
+from scpl_ray.engine.build import build_stage, prepare_stage_process
 from scpl_ray.engine.data import load_data
 from scpl_ray.engine.placement import threads_per_stage
 from scpl_ray.models.activation import from_batch
@@ -27,8 +27,7 @@ def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[flo
 
 
 def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    keep_freed_memory()
-    prepare_process(config, threads_per_stage(config, len(specs)))
+    prepare_stage_process(config, threads_per_stage(config, len(specs)))
     loader, ready = load_data(config)
     device = "cpu"
     medians = []

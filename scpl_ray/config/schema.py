@@ -118,6 +118,7 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.999)
     momentum: Share = 0.9
+    fused: bool = Field(True, description="one kernel for a whole step; false: torch's for-each")
     schedule: Literal["constant", "cosine"] = "constant"
     end_lr: Annotated[float, Field(ge=0)] = 0.0
     schedule_every: Literal["step", "epoch"] = "step"
@@ -156,6 +157,9 @@ class PipelineConfig(Section):
     )
     batches_per_call: Literal["auto"] | Positive = Field(
         "auto", description="batches that travel as one; auto: more than one where a step is short"
+    )
+    activation_dtype: Literal["computed", "bf16"] = Field(
+        "computed", description="bf16: what a stage hands on is rounded, and half as much travels"
     )
     prefetch: Annotated[int, Field(ge=0)] = Field(8, description="calls whose batches are ready")
     step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
@@ -257,6 +261,13 @@ class ResourcesConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = Field(None, description="CPU threads a stage; default: fair share")
     gpus_per_stage: Annotated[float, Field(gt=0)] | None = None
+    keep_freed_memory: bool = Field(
+        True, description="glibc: keep what was freed instead of giving it back and faulting it in"
+    )
+    compile: bool = Field(
+        False, description="torch.compile each layer, one kernel for each shape; slow to start"
+    )
+    channels_last: bool = Field(False, description="images: NHWC in memory, for convolutions")
     address: str | None = Field(None, description="a Ray cluster; default: RAY_ADDRESS or a local")
     object_store_mib: Annotated[int, Field(ge=80)] | None = None
 

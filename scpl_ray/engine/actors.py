@@ -17,8 +17,7 @@ from scpl_ray.engine import LOADED_AT
 from scpl_ray.engine.base import StageState
 from scpl_ray.engine.build import (
     build_stage,
-    keep_freed_memory,
-    prepare_process,
+    prepare_stage_process,
     stage_state,
 )
 from scpl_ray.engine.failures import stage_error
@@ -70,8 +69,7 @@ class StageActor:
     def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
         self.init_at = time.time()
         extend_path(paths)
-        keep_freed_memory()
-        prepare_process(config, threads)
+        prepare_stage_process(config, threads)
         self.fence = Fence()
         self.failure: tuple[int, ScplRayError] | None = None
         self.snapshot_s = 0.0

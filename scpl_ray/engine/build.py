@@ -23,6 +23,13 @@ from scpl_ray.stage_module import weights_digest
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
+def prepare_stage_process(config: Config, threads: int) -> None:
+    """Sets up a process that is there for one stage; see `prepare_process`."""
+    if config.resources.keep_freed_memory:
+        keep_freed_memory()
+    prepare_process(config, threads)
+
+
 def prepare_process(config: Config, threads: int) -> None:
     """Sets what must be equal in every process that computes: threads and determinism.
 

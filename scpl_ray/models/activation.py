@@ -35,6 +35,10 @@ class Activation:
         """Cuts the gradient: nothing flows back over a border."""
         return self.map(lambda t: t.detach())
 
+    def floats_to(self, dtype: torch.dtype) -> Activation:
+        """Casts every floating tensor; token ids and the mask stay."""
+        return self.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+
     def with_hidden(self, hidden: Tensor, states: tuple[Tensor, ...] = ()) -> Activation:
         """Returns the same activation with another hidden tensor; states do not live on."""
         return replace(self, hidden=hidden, states=states)

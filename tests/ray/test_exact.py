@@ -48,6 +48,7 @@ def test_ragged_last_batch_of_one(texts: Path, tmp_path: Path) -> None:
     [
         {"method": "scpl"},
         {"train__precision": "bf16"},
+        {"pipeline__activation_dtype": "bf16", "optimizer__fused": False},
         {"train__select": "best", "train__epochs": 3},
         {"optimizer__schedule": "cosine", "optimizer__name": "sgd"},
     ],
@@ -61,6 +62,7 @@ def test_options_agree_too(changes: dict, texts: Path, tmp_path: Path) -> None:
 def test_convnet_agrees(tmp_path: Path) -> None:
     tree = small_config(Path("unused"), tmp_path, model__kind="convnet", model__channels=[4, 8])
     tree["data"] = {"source": "digits", "limit": 200}
+    tree["resources"] = {"channels_last": True, "threads": 1}
     local = digests(tree, name="local", pipeline__engine="local")
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 
