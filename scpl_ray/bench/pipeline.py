@@ -19,6 +19,7 @@ from scpl_ray.stage_facts import StageStats
 
 # The first steps find out how many batches go into a call, and fill the window.
 _WARM_UP = 40
+_START_S = 30.0
 PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
 
 
@@ -103,7 +104,9 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         specs = plan_stages(config, partition(model.names, config.stages))
         engine.start(specs, None)
         alone, turns = [], []
-        begun = 0
+        begun = _WARM_UP
+        stream(engine, [schedule.Train(i, 0) for i in range(begun)])
+        engine.members.spare.settle(_START_S)
         for _ in range(repeats):
             before = stages_alone(config, specs, max(5, steps // 3))
             work = [schedule.Train(begun + i, 0) for i in range(steps + _WARM_UP)]

@@ -9,25 +9,31 @@ from rich.table import Table
 
 from scpl_ray.bench.pipeline import PARTS, Measured
 
+_SHORT = {"optimizer": "optim", "waiting": "wait", "receive": "recv", "snapshot": "snap"}
+
 
 def pipeline_tables(name: str, found: Measured) -> list[Table]:
     """Where each stage's time goes, and what every process costs."""
-    parts = Table(title=f"{name}: milliseconds a step, medians of {len(found.turns)} turns")
+    title = f"{name}: milliseconds a step, medians of {len(found.turns)} turns"
+    parts = Table(title=title, box=None, padding=(0, 1, 0, 0))
     parts.add_column("stage")
-    for column in ("alone", *PARTS, "CPU of compute"):
-        parts.add_column(column, justify="right")
+    for column in ("alone", *PARTS, "CPU"):
+        parts.add_column(_SHORT.get(column, column), justify="right")
     for i, alone in enumerate(found.alone_ms):
         spent = [_median([turn.parts_ms[i][part] for turn in found.turns]) for part in PARTS]
-        compute = _median([turn.compute_ms[i] for turn in found.turns])
-        parts.add_row(str(i + 1), *(f"{v:.2f}" for v in (alone, *spent, compute)))
-    processes = Table(title="CPU milliseconds a step")
-    for kind in found.turns[0].cpu_ms:
-        processes.add_column(kind, justify="right")
-    medians = [
-        _median([turn.cpu_ms.get(kind, 0.0) for turn in found.turns])
-        for kind in found.turns[0].cpu_ms
-    ]
-    processes.add_row(*(f"{v:.2f}" for v in medians))
+        cpu = _median([turn.compute_ms[i] for turn in found.turns])
+        parts.add_row(str(i + 1), *(f"{v:.2f}" for v in (alone, *spent, cpu)))
+    processes = Table(title="\nCPU milliseconds a step", box=None)
+    processes.add_column("process")
+    processes.add_column("CPU", justify="right")
+    processes.add_column("of it compute", justify="right")
+    number = {f"stage {i}": i - 1 for i in range(1, len(found.alone_ms) + 1)}
+    for kind in sorted(found.turns[0].cpu_ms, key=lambda k: (k in number, number.get(k, 0))):
+        cost = _median([turn.cpu_ms.get(kind, 0.0) for turn in found.turns])
+        own = ""
+        if kind in number:
+            own = f"{_median([turn.compute_ms[number[kind]] for turn in found.turns]):.2f}"
+        processes.add_row(kind, f"{cost:.2f}", own)
     return [parts, processes]
 
 

@@ -149,7 +149,8 @@ def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None
 
     result = measure(resolved, steps, repeats)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result), indent=2))
+        rows = {k: getattr(result, k) for k in ("limit_ms", "step_ms", "efficiency")}
+        click.echo(json.dumps(rows | dataclasses.asdict(result), indent=2))
         return
     for table in pipeline_tables(resolved.name, result):
         emit(table)

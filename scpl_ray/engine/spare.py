@@ -30,6 +30,11 @@ class Spare:
             self._actor = self._make()
             self._ready = self._actor.ready.remote()
 
+    def settle(self, timeout_s: float) -> None:
+        """Waits until the one that is starting is ready: a start takes a core for seconds."""
+        if self._ready is not None:
+            ray.wait([self._ready], timeout=timeout_s)
+
     def take(self, num_cpus: float) -> tuple[Any, PlacementGroup | None] | None:
         """Hands the actor over, where it lives and is ready.
 

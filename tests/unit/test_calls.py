@@ -1,0 +1,96 @@
+"""How many batches go into one call, and what such a call is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scpl_ray import schedule
+from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.engine.ahead import Ahead
+from scpl_ray.engine.call_size import CallSize
+from scpl_ray.engine.calls import Piece
+from scpl_ray.stage_facts import StageStats
+
+
+def stats(seconds: float, mib: float = 0.0) -> StageStats:
+    return StageStats(
+        1, 0, 0.0, 0.0, None, None, 1, 0.0, 0.1, seconds / 2, seconds / 2, given_mib=mib
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "mib", "size"),
+    [(0.2, 0, 1), (0.1, 0, 1), (0.03, 0, 2), (0.01, 0, 8), (0.0001, 0, 64), (0.001, 1.0, 4)],
+)
+def test_short_steps_travel_together(seconds: float, mib: float, size: int) -> None:
+    calls = CallSize(PipelineConfig())
+    for _ in range(15):
+        calls.saw([stats(seconds, mib), stats(seconds / 3, mib)])
+        assert calls.now() == 1, "too few were seen"
+    calls.saw([stats(seconds, mib)])
+    assert calls.now() == size
+
+
+def test_the_slowest_stage_decides_and_a_number_is_a_number() -> None:
+    calls = CallSize(PipelineConfig())
+    for _ in range(16):
+        calls.saw([stats(0.001), stats(0.2)])
+    assert calls.now() == 1
+    assert CallSize(PipelineConfig(batches_per_call=5)).now() == 5
+
+
+class Source:
+    """Says what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[schedule.Work]] = []
+
+    def batches(self, works: list[schedule.Work]) -> list[Piece | None]:
+        self.asked.append(list(works))
+        return [Piece(len(self.asked), i) for i in range(len(works))]
+
+
+class Members:
+    """No stage has left."""
+
+    def __init__(self) -> None:
+        self.parked: list[Any] = []
+
+
+def together(work: list[schedule.Work], size: int, parked: bool = False) -> list[int]:
+    members: Any = Members()
+    members.parked = [1] if parked else []
+    source: Any = Source()
+    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=size)), 2)
+    calls = list(ahead.calls(work))
+    assert [item.work for call in calls for item in call] == work
+    assert source.asked == [[item.work for item in call] for call in calls]
+    return [len(call) for call in calls]
+
+
+def test_calls_end_where_the_kind_of_work_changes() -> None:
+    work: list[schedule.Work] = list(schedule.training(2, 7, 3, stash=True))
+    assert together(work, 4) == [4, 3, 3, 1, 4, 3, 3, 1]
+    assert together(work, 4, parked=True) == [4, 3, 1, 1, 1, 1, 4, 3, 1, 1, 1, 1]
+    assert together(work, 1) == [1] * len(work)
+    marked = [*work[:2], schedule.Snapshot(2), *work[2:7]]
+    assert together(marked, 4) == [2, 1, 4, 1]
+
+
+def test_lost_batches_are_asked_for_again() -> None:
+    source: Any = Source()
+    members: Any = Members()
+    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=2)), 3)
+    calls = ahead.calls(schedule.training(1, 8, 0, stash=False))
+    call = next(calls)
+    before = [item.batch for item in call]
+    ahead.ask_again()
+    assert [item.batch for item in call] != before
+    assert len(source.asked) == 8
+
+
+def test_a_piece_is_an_entry_or_all() -> None:
+    assert Piece("ref", 1).after(1).of(["a", "b", "c"]) == "c"
+    assert Piece("ref").of(["a"]) == ["a"]
