@@ -22,11 +22,15 @@ from scpl_ray.engine.build import (
 )
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Fence, Ticket
+from scpl_ray.engine.live_state import LiveState, live_state, load_live_state
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
 from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
+
+# The slowest that memory is copied into the store at, first touch of its pages included.
+_COPY_MIB_S = 500.0
 
 Given = Packet | Batch | list[Packet | Batch]
 
@@ -72,7 +76,7 @@ class StageActor:
         prepare_stage_process(config, threads)
         self.fence = Fence()
         self.failure: tuple[int, ScplRayError] | None = None
-        self.snapshot_s = 0.0
+        self.snapshot_s = self.snapshot_mib = 0.0
         self.process = psutil.Process()
         self.idle_since = self.sending_since = time.perf_counter()
         self.waiting_s = self.receive_s = self.send_s = 0.0
@@ -92,12 +96,15 @@ class StageActor:
         device: str,
         vectors: WordVectors | None = None,
         weights: bytes | None = None,
-        state: StageState | None = None,
+        state: StageState | LiveState | None = None,
     ) -> Started:
         """Builds the stage on its device; for the arguments see `build_stage`."""
         self.spec, totals = spec, (total_steps, steps_per_epoch)
+        saved = state if isinstance(state, StageState) else None
         try:
-            self.stage = build_stage(spec, config, info, *totals, device, vectors, weights, state)
+            self.stage = build_stage(spec, config, info, *totals, device, vectors, weights, saved)
+            if isinstance(state, LiveState):
+                load_live_state(self.stage, state)
         except ScplRayError:
             raise
         except Exception as error:
@@ -263,23 +270,28 @@ class StageActor:
         self.fence.passed(ticket)
 
     @ray.method(num_returns=2)
-    def snapshot(self, ticket: Ticket) -> tuple[StageState, float]:
-        """Copies the stage's whole state; returns it, and the seconds that it took."""
+    def snapshot(self, ticket: Ticket) -> tuple[LiveState, None]:
+        """Hands on the stage's whole state, and says when that is done."""
         self.fence.check(ticket)
         begun = time.perf_counter()
-        state = stage_state(self.stage, digest=False)
-        took = time.perf_counter() - begun
-        self.snapshot_s += took
+        state = live_state(self.stage)
+        self.snapshot_mib = state.mib
         self.fence.passed(ticket)
         self.idle_since = time.perf_counter()
-        return state, took
+        self.snapshot_s += self.idle_since - begun
+        return state, None
 
     def state(self) -> StageState:
         """Serialises the stage, with the digest of its weights."""
         return stage_state(self.stage)
 
     def _awake(self) -> None:
-        self.waiting_s += time.perf_counter() - self.idle_since
+        gap = time.perf_counter() - self.idle_since
+        # Of the time behind a snapshot, what its copy can have taken; the rest was waiting.
+        copying = min(gap, self.snapshot_mib / _COPY_MIB_S)
+        self.snapshot_mib = 0.0
+        self.snapshot_s += copying
+        self.waiting_s += gap - copying
 
     def _memory_mib(self) -> float:
         if self.stage.device.type == "cuda":

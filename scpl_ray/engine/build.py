@@ -101,11 +101,11 @@ def stage_state(stage: Stage, digest: bool = True) -> StageState:
         digest: whether to compute the digest of the weights.
     """
     return StageState(
-        _save(stage.module.named_state()),
+        save_tensors(stage.module.named_state()),
         save(stage.optimizer_state()),
         stage.module.weights_sha256() if digest else "",
         stage.next_step,
-        {epoch: _save(tensors) for epoch, tensors in stage.kept.items()},
+        {epoch: save_tensors(tensors) for epoch, tensors in stage.kept.items()},
     )
 
 
@@ -116,5 +116,6 @@ def with_digest(state: StageState) -> StageState:
     return dataclasses.replace(state, sha256=weights_digest(load(state.weights)))
 
 
-def _save(tensors: dict[str, Tensor]) -> bytes:
+def save_tensors(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors as safetensors."""
     return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from scpl_ray.config.schema import PipelineConfig
 from scpl_ray.stage_facts import StageStats
 
-# A call costs some milliseconds of all processes together: 5 % of it is the least that it must do.
-_LEAST_S = 0.1
+# A call costs all processes together some 10 ms of CPU time: one of this length bears that.
+_LEAST_S = 0.25
 _MOST, _MOST_MIB = 64, 4.0
 _SEEN = 16
 

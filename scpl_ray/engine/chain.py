@@ -153,10 +153,10 @@ class Chain:
             other.answers = {n: ref for n, ref in other.answers.items() if n < number}
             other.left = []
 
-    def adopt(self, number: int) -> float:
-        """The copies of a snapshot are there; returns what the dearest cost, in seconds."""
-        costs = [member.adopt(number) for member in self.members.at(number)]
-        return max((cost for cost in costs if cost is not None), default=0.0)
+    def adopt(self, number: int) -> None:
+        """The copies of a snapshot are there."""
+        for member in self.members.at(number):
+            member.adopt(number)
 
     def log_mib(self, each: float) -> float:
         """Inputs that are kept by the time that a marker of now takes effect, in MiB.

@@ -13,6 +13,7 @@ from scpl_ray.config.schema import Config
 from scpl_ray.engine.base import Parts, StageState
 from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.faults import Broken
+from scpl_ray.engine.live_state import LiveState
 from scpl_ray.engine.member import Member
 from scpl_ray.engine.members import Members
 from scpl_ray.engine.wording import data_is_late, late, own_cause, worded
@@ -101,7 +102,8 @@ class Collector:
 
         def fetch() -> Iterator[StageState]:
             while refs:
-                yield ray.get(refs.pop(0))
+                state = ray.get(refs.pop(0))
+                yield state.serialised() if isinstance(state, LiveState) else state
 
         specs = [m.spec for m in stages]
         told = partial(written, work.step, flying.number)

@@ -146,23 +146,18 @@ class Member:
             given.mib = stats.given_mib
             self.log_mib += given.mib
 
-    def adopt(self, number: int) -> float | None:
-        """Its copy after the work `number` is there; what came before need not be replayed.
-
-        Returns:
-            The seconds that the copy cost the stage; None if it failed.
-        """
+    def adopt(self, number: int) -> None:
+        """Its copy after the work `number`, if it is there: what came before is not replayed."""
         mark = self.log.get(number)
         if mark is None or mark.state is None:
-            return None
+            return
         try:
-            took = float(ray.get(mark.answer.ref))
+            ray.get(mark.answer.ref)
         except Exception:
-            return None  # whoever waits for an answer finds out why
+            return  # whoever waits for an answer finds out why
         self.snapshot, self.at = mark.state, number
         for old in [n for n in self.log if n <= number]:
             self.forget(old)
-        return took
 
     def forget(self, number: int) -> None:
         """The input of this work is not needed again."""

@@ -212,7 +212,7 @@ class RayEngine:
             yield Done(work, scores=tuple(scores), lost=lost)
         elif isinstance(work, schedule.Snapshot):
             parts = self.collector.parts(flying, work, self.recovery.written)
-            self.marks.cost_s = self.chain.adopt(flying.number)
+            self.chain.adopt(flying.number)
             if work.durable or lost:
                 yield Done(work, lost=lost, parts=parts if work.durable else None)
         else:
@@ -225,6 +225,8 @@ class RayEngine:
                 member.did(flying.number, results[member.spec.number])
         given = sum(stats.given_mib for stats in results.values())
         self.calls.saw(results.values())
+        if cost := max(stats.snapshot_s for stats in results.values()):
+            self.marks.cost_s = cost
         self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()

@@ -41,7 +41,7 @@ def pack(activation: Activation, labels: Tensor) -> Packet:
     tensors += activation.states
     dtypes = tuple(str(t.dtype)[6:] for t in tensors)
     return Packet(
-        tuple(_to_numpy(t) for t in tensors),
+        tuple(to_numpy(t) for t in tensors),
         dtypes,
         activation.mask is not None,
         labels.cpu().numpy(),
@@ -53,7 +53,7 @@ def unpack(packet: Packet | Batch, device: torch.device) -> tuple[Activation, Te
     if isinstance(packet, Batch):
         activation, labels = from_batch(packet)
     else:
-        tensors = [_to_torch(a, d) for a, d in zip(packet.arrays, packet.dtypes, strict=True)]
+        tensors = [to_torch(a, d) for a, d in zip(packet.arrays, packet.dtypes, strict=True)]
         mask = tensors[1] if packet.has_mask else None
         activation = Activation(tensors[0], mask, tuple(tensors[1 + packet.has_mask :]))
         labels = torch.tensor(packet.labels)
@@ -62,11 +62,13 @@ def unpack(packet: Packet | Batch, device: torch.device) -> tuple[Activation, Te
     return activation.map(lambda t: t.to(device)), labels.to(device)
 
 
-def _to_numpy(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array of the host; of the same memory where it is there already."""
     host = tensor.detach().cpu().contiguous()
     return (host.view(torch.int16) if host.dtype == torch.bfloat16 else host).numpy()
 
 
-def _to_torch(array: np.ndarray, dtype: str) -> Tensor:
+def to_torch(array: np.ndarray, dtype: str) -> Tensor:
+    """Copies an array into a tensor of the type of that name."""
     copied = torch.tensor(array)
     return copied.view(_AS_INT16[dtype]) if dtype in _AS_INT16 else copied
