@@ -32,7 +32,7 @@ def check_before(config: Config) -> None:
     else:
         # Only described, not built: the names do not depend on the data.
         some = DataInfo("", "", KINDS[model.kind], (), {}, image_shape=(1, 32, 32))
-        stages = partition(build_model(config, some).names, config.stages)
+        stages = partition(build_model(config, some).names, _given(config))
         for number in config.optimizer.stages:
             if number > len(stages):
                 raise ConfigError(
@@ -48,6 +48,11 @@ def check_before(config: Config) -> None:
     check_source(config.data)
     if model.word_vectors and not Path(model.word_vectors).is_file():
         raise DataError(f"model.word_vectors: no file {model.word_vectors!r}; give its path")
+
+
+def _given(config: Config) -> int | list[int] | None:
+    """The cut, or the finest one where it will be measured."""
+    return None if isinstance(config.stages, str) else config.stages
 
 
 def check_grown(config: Config) -> None:

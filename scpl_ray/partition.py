@@ -5,13 +5,15 @@ from __future__ import annotations
 from scpl_ray.errors import ConfigError
 
 
-def partition(names: tuple[str, ...], stages: int | list[int] | None) -> list[tuple[str, ...]]:
+def partition(
+    names: tuple[str, ...], stages: int | list[int] | str | None
+) -> list[tuple[str, ...]]:
     """Cuts the ordered layer names into stages.
 
     Args:
         names: all layers, in order.
         stages: layers per stage; or a number of stages, cut evenly (earlier stages take the
-            remainder); or None, one stage per layer.
+            remainder); or None, one stage per layer. "auto" must have been measured.
 
     Returns:
         The layer names of each stage.
@@ -20,6 +22,11 @@ def partition(names: tuple[str, ...], stages: int | list[int] | None) -> list[tu
         ConfigError: the list does not add up, or there are more stages than layers.
     """
     total = len(names)
+    if isinstance(stages, str):
+        raise ConfigError(
+            f"stages: {stages}: the layers have not been measured; only train and bench measure "
+            "them. Give layers of each stage, or a number of stages"
+        )
     if stages is None:
         sizes = [1] * total
     elif isinstance(stages, int):

@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from scpl_ray.auto_cut import cut_layers
 from scpl_ray.config import Config, load_config
 from scpl_ray.engine.base import Failure
 from scpl_ray.errors import ConfigError, JobError
 from scpl_ray.initial import Initial
+from scpl_ray.job_checks import check_before
 from scpl_ray.jobs.record import read_records, spoke_lately
 from scpl_ray.run_folder import CONFIG, METRICS, RunFolder
 from scpl_ray.run_manifest import Saved
@@ -57,6 +59,8 @@ class Start:
         if resume and (overwrite or from_step is not None):
             other = "--overwrite" if overwrite else "--from-step"
             raise ConfigError(f"--resume and {other} exclude each other: choose one")
+        if config.stages == "auto":
+            config = self._cut(config, overwrite, resume or from_step is not None)
         self.config = config
         self._source: Safekeeping | None = None
         if from_step is not None:
@@ -77,6 +81,19 @@ class Start:
         self._say = say
         for line in self.lines:
             say(line)
+
+    def _cut(self, config: Config, overwrite: bool, goes_on: bool) -> Config:
+        """Measures the layers; a run that goes on keeps the cut that it has."""
+        folder = RunFolder(config, overwrite, goes_on)
+        check_before(config)
+        if goes_on and (folder.path / CONFIG).exists():
+            then = load_config(folder.path / CONFIG)
+            return config.model_copy(update={"stages": then.stages})
+        if goes_on and (saved := Safekeeping(config, folder.path, self.say).newest()) is not None:
+            return config.model_copy(update={"stages": saved.run["config"]["stages"]})
+        config, line = cut_layers(config)
+        self.say(line)
+        return config
 
     def _check_alone(self) -> None:
         path = str(self.folder.path.resolve())

@@ -35,6 +35,34 @@ def tiny(stages: int) -> dict[str, Any]:
     return DEFAULT | {"model": model, "train": train, "resources": {"threads": 1}}
 
 
+UNEVEN = (1024, 256, 512, 1024, 128, 768, 1024)
+
+
+def uneven(data: DataInfo, widths: tuple[int, ...] = UNEVEN) -> LayeredModel:
+    """Builds layers of unequal width; each is twice Linear and ReLU.
+
+    Args:
+        data: images; flattened.
+        widths: of the layers.
+    """
+    pixels = 1
+    for size in data.image_shape:
+        pixels *= size
+
+    def layer(before: int, width: int, first: bool) -> nn.Module:
+        flat: list[nn.Module] = [nn.Flatten()] if first else []
+        return nn.Sequential(
+            *flat, nn.Linear(before, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        )
+
+    def numbered(i: int, before: int, width: int) -> LayerSpec:
+        return LayerSpec(f"mlp.{i}", lambda: layer(before, width, i == 1), flatten, width)
+
+    pairs = zip((pixels, *widths), widths, strict=False)
+    layers = tuple(numbered(i, *pair) for i, pair in enumerate(pairs, 1))
+    return LayeredModel(layers, style="image")
+
+
 def build(data: DataInfo, layers: int = 2, width: int = 1024, depth: int = 4) -> LayeredModel:
     """Builds `layers` equal layers; each is `depth` times Linear(width, width) and ReLU.
 

@@ -81,10 +81,19 @@ def command(
         _scaling((2, 4, 8, 16), overrides, steps, repeats)
     elif what == "snapshots":
         base = config if config is not None else DEFAULT
-        _snapshots(load_config(base, overrides), repeats, turn, as_json)
+        _snapshots(_cut(load_config(base, overrides)), repeats, turn, as_json)
     else:
         base = config if config is not None else DEFAULT
-        _pipeline(load_config(base, overrides), steps, repeats, as_json)
+        _pipeline(_cut(load_config(base, overrides)), steps, repeats, as_json)
+
+
+def _cut(config: Config) -> Config:
+    from scpl_ray.auto_cut import cut_layers
+
+    config, line = cut_layers(config)
+    if line:
+        click.echo(line, err=True)
+    return config
 
 
 def _growth(resolved: Config, repeats: int, span: float, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from scpl_ray.errors import nearest
+
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 HeadKind = Literal["linear", "mlp", "mlp_bn"]
@@ -15,6 +17,13 @@ class Section(BaseModel):
     """A frozen section; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+def _auto_or(value: Any, others: str) -> Any:
+    """Words what else a key takes where it is a word but `auto`."""
+    if isinstance(value, str) and value != "auto" and not value.isdigit():
+        raise ValueError(f"allowed: auto, {others}.{nearest(value, ['auto'])}")
+    return value
 
 
 class DataConfig(Section):
@@ -168,6 +177,11 @@ class PipelineConfig(Section):
         3600.0, description="loading and encoding the data, downloads included"
     )
 
+    @field_validator("batches_per_call", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return _auto_or(value, "a number from 1")
+
     def window(self, num_stages: int) -> int:
         """Calls in flight at most, with so many stages."""
         return self.in_flight or max(8, 2 * num_stages + 2)
@@ -261,6 +275,9 @@ class ResourcesConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = Field(None, description="CPU threads a stage; default: fair share")
     gpus_per_stage: Annotated[float, Field(gt=0)] | None = None
+    device_speeds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = (
+        Field(None, description="stages: auto: relative speeds of unequal devices, in order")
+    )
     keep_freed_memory: bool = Field(
         True, description="glibc: keep what was freed instead of giving it back and faulting it in"
     )
@@ -292,8 +309,12 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
     method: Literal["scpl", "dascpl"] = "dascpl"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    stages: Positive | Annotated[list[Positive], Field(min_length=1)] | None = Field(
-        None, description="layers of each stage, or a number of even stages; default: one a layer"
+    stages: Literal["auto"] | Positive | Annotated[list[Positive], Field(min_length=1)] | None = (
+        Field(
+            None,
+            description="layers of each stage, a number of stages of as many layers, or auto: cut "
+            "by measured time; default: one a layer",
+        )
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -306,6 +327,11 @@ class Config(Section):
     fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return _auto_or(value, "a number, a list of numbers of layers, or null")
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
