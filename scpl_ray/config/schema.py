@@ -162,7 +162,7 @@ class PipelineConfig(Section):
     engine: Literal["ray", "local"] = "ray"
     in_flight: Positive | None = Field(
         None,
-        description="calls in flight: the back-pressure window; default: 8, or two a stage and two",
+        description="calls in flight: the back-pressure window; default: two a stage, two, 8 at least",
     )
     batches_per_call: Literal["auto"] | Positive = Field(
         "auto", description="batches that travel as one; auto: more than one where a step is short"
@@ -182,9 +182,15 @@ class PipelineConfig(Section):
     def _auto(cls, value: Any) -> Any:
         return _auto_or(value, "a number from 1")
 
-    def window(self, num_stages: int) -> int:
-        """Calls in flight at most, with so many stages."""
-        return self.in_flight or max(8, 2 * num_stages + 2)
+    def window(self, num_stages: int, long_calls: bool = False) -> int:
+        """Calls in flight at most.
+
+        Args:
+            num_stages: stages that train.
+            long_calls: each is some tenths of a second of work, so that few suffice: one for each
+                stage, and three that wait. The fewer, the sooner a command takes effect.
+        """
+        return self.in_flight or (num_stages + 3 if long_calls else max(8, 2 * num_stages + 2))
 
 
 class MomentsConfig(Section):

@@ -18,6 +18,7 @@ import ray
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
+from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.calls import Asked, Piece, ask
 from scpl_ray.engine.fence import Ticket
 from scpl_ray.engine.member import Given, Member
@@ -59,9 +60,11 @@ class Chain:
         members: the stages.
         source: the data process.
         config: the window, and whether inputs are kept for a replay.
+        size: batches of a call.
     """
 
-    def __init__(self, members: Members, source: Source, config: Config) -> None:
+    def __init__(self, members: Members, source: Source, config: Config, size: CallSize) -> None:
+        self._size = size
         self.members, self.source = members, source
         self.keeps, self._pipeline = config.fault_tolerance.enabled, config.pipeline
         self.number, self.generation = -1, 0
@@ -72,7 +75,7 @@ class Chain:
     @property
     def window(self) -> int:
         """Calls under way at most."""
-        return self._pipeline.window(len(self.members.live))
+        return self._pipeline.window(len(self.members.live), self._size.now() > 1)
 
     def crowded(self) -> bool:
         """Whether the window is full; markers do not count."""
