@@ -71,7 +71,12 @@ class Job:
         self.board = Board(
             new_record(config.name, self.folder.path, engine, job_id, start.safe.storage.where)
         )
-        self.reporter = Reporters(reporter, self.board)
+        listeners = [reporter, self.board]
+        if config.output.trace:
+            from scpl_ray.trace import Trace
+
+            listeners.append(Trace(self.folder.path))
+        self.reporter = Reporters(*listeners)
         start.listen(self.reporter.info)
         self.safe = start.safe
         self.control = Control(

@@ -33,6 +33,7 @@ from scpl_ray.cli.options import debug_option, emit
     metavar="STEP",
     help="See a step again: train anew from the newest checkpoint up to it (try --engine local).",
 )
+@click.option("--trace", is_flag=True, help="Write a timeline: trace.png, trace.json in the run.")
 @click.option("--detach", is_flag=True, help="Run in the background; see `list`, `logs`, `stop`.")
 @click.option("--job-id", hidden=True)
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and stop.")
@@ -46,6 +47,7 @@ def command(
     init_from: str | None,
     resume: bool,
     from_step: int | None,
+    trace: bool,
     detach: bool,
     job_id: str | None,
     dry_run: bool,
@@ -62,6 +64,7 @@ def command(
     extra = [f"name={name}"] if name is not None else []
     extra += [f"pipeline.engine={engine}"] if engine is not None else []
     extra += [f"model.init_from={json.dumps(init_from)}"] if init_from is not None else []
+    extra += ["output.trace=true"] if trace else []
     resolved = load_config(config, [*overrides, *extra])
     if dry_run:
         from scpl_ray.job_checks import check_before
@@ -98,6 +101,10 @@ def command(
         resume=resume,
         from_step=from_step,
     )
+    if resolved.output.trace and (run.dir / "trace.png").exists():
+        click.echo(
+            f"timeline: {run.dir}/trace.png; {run.dir}/trace.json opens in https://ui.perfetto.dev"
+        )
     if run.summary["status"] == "stopped":
         click.echo(
             f"stopped after {run.summary['steps']} steps; the weights of then are in {run.dir} "

@@ -162,7 +162,7 @@ class PipelineConfig(Section):
     engine: Literal["ray", "local"] = "ray"
     in_flight: Positive | None = Field(
         None,
-        description="calls in flight: the back-pressure window; default: two a stage, two, 8 at least",
+        description="calls in flight: the back-pressure window; default: by the number of stages",
     )
     batches_per_call: Literal["auto"] | Positive = Field(
         "auto", description="batches that travel as one; auto: more than one where a step is short"
@@ -307,6 +307,7 @@ class OutputConfig(Section):
 
     dir: str = "runs"
     tensorboard: bool = True
+    trace: bool = Field(False, description="a timeline of every stage: trace.json and trace.png")
 
 
 class Config(Section):
