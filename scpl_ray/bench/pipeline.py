@@ -18,8 +18,8 @@ from scpl_ray.stage import plan_stages
 from scpl_ray.stage_facts import StageStats
 
 # The first steps find out how many batches go into a call, and fill the window.
-_WARM_UP = 40
-_START_S = 30.0
+WARM_UP = 40
+START_S = 30.0
 PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
 
 
@@ -104,12 +104,12 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         specs = plan_stages(config, partition(model.names, config.stages))
         engine.start(specs, None)
         alone, turns = [], []
-        begun = _WARM_UP
+        begun = WARM_UP
         stream(engine, [schedule.Train(i, 0) for i in range(begun)])
-        engine.members.spare.settle(_START_S)
+        engine.members.spare.settle(START_S)
         for _ in range(repeats):
             before = stages_alone(config, specs, max(5, steps // 3))
-            work = [schedule.Train(begun + i, 0) for i in range(steps + _WARM_UP)]
+            work = [schedule.Train(begun + i, 0) for i in range(steps + WARM_UP)]
             begun += len(work)
             turns.append(stream(engine, work))
             after = stages_alone(config, specs, max(5, steps // 3))
@@ -138,7 +138,7 @@ def stream(engine: RayEngine, work: list[schedule.Train]) -> Turn:
     start = time.perf_counter()
     ends: list[float] = []
     stats: list[tuple[StageStats, ...]] = []
-    first = min(_WARM_UP, len(work) // 3)
+    first = min(WARM_UP, len(work) // 3)
     cpu: dict[str, float] = {}
     for done in engine.run(work):
         ends.append(time.perf_counter())

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--scaling", "what", flag_value="scaling", help="The overhead of 2, 4, 8 and 16 tiny stages."
 )
+@click.option(
+    "--compare", "what", flag_value="compare", help="The step against BP, GPipe and 1F1B."
+)
 @click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
 @click.option("--snapshots", "what", flag_value="snapshots", help="What snapshots cost.")
 @click.option(
@@ -55,6 +58,10 @@ def command(
     --scaling: CPU time outside the stages' compute, per step and stage, of 2, 4, 8 and 16 stages
     of about a millisecond.
 
+    --compare: end-to-end backpropagation over the same layers on the same cores, in turns: in one
+    process with one thread and with all, and as GPipe and 1F1B (torch.distributed.pipelining) with
+    their best number of micro-batches.
+
     --growth: steps a second of stage 1 in bins of one second around the moment at which a stage
     is asked for, the longest gap between two of its steps, and the time until the new stage works.
 
@@ -75,6 +82,9 @@ def command(
 
         base = config if config is not None else default_for_growth()
         _growth(load_config(base, overrides), repeats, span, as_json)
+    elif what == "compare":
+        base = config if config is not None else DEFAULT
+        _compare(_cut(load_config(base, overrides)), steps, repeats, as_json)
     elif what == "scaling":
         if config is not None:
             raise click.UsageError("--scaling brings its own networks; leave CONFIG out")
@@ -164,6 +174,21 @@ def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None
     for table in pipeline_tables(resolved.name, result):
         emit(table)
     click.echo(pipeline_text(result))
+
+
+def _compare(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:
+    import dataclasses
+
+    from scpl_ray.bench.compare import compare, compare_table
+
+    found = compare(resolved, steps, repeats)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    emit(compare_table(resolved.name, found))
+    for kind, tried in found.tried_ms.items():
+        each = ", ".join(f"{m}: {ms:.1f} ms" for m, ms in tried.items())
+        click.echo(f"{kind}, by micro-batches: {each}")
 
 
 def _scaling(stages: tuple[int, ...], overrides: tuple[str, ...], steps: int, repeats: int) -> None:

@@ -1,0 +1,104 @@
+"""The pipeline against end-to-end backpropagation, in turns, on the same cores."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from scpl_ray import schedule
+from scpl_ray.bench.baselines import KINDS, baseline
+from scpl_ray.bench.pipeline import START_S, WARM_UP, stream
+from scpl_ray.config import Config
+from scpl_ray.engine.pipeline import RayEngine
+from scpl_ray.models.registry import build_model
+from scpl_ray.partition import partition
+from scpl_ray.stage import plan_stages
+
+_MICRO = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What each way to train costs.
+
+    Attributes:
+        ours_ms: the pipeline's step, of each turn.
+        steps_ms: a step of each baseline, of each turn.
+        micro_batches: of each baseline, the number that was best.
+        tried_ms: of the pipelined ones, a step by the number of micro-batches.
+        peak_mib: of each baseline, the most that one of its processes grew by.
+    """
+
+    ours_ms: list[float]
+    steps_ms: dict[str, list[float]]
+    micro_batches: dict[str, int]
+    tried_ms: dict[str, dict[int, float]]
+    peak_mib: dict[str, float]
+
+    def ratios(self, kind: str) -> list[float]:
+        """Baseline / ours, of each turn."""
+        return [b / o for b, o in zip(self.steps_ms[kind], self.ours_ms, strict=True)]
+
+
+def compare(config: Config, steps: int, repeats: int) -> Compared:
+    """Runs the pipeline and each baseline in turns.
+
+    Args:
+        config: the job.
+        steps: timed steps of each.
+        repeats: turns.
+
+    Raises:
+        ConfigError: a baseline cannot train this network.
+    """
+    sizes = [m for m in _MICRO if config.train.batch_size % m == 0]
+    engine = RayEngine(config)
+    ours: list[float] = []
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    best: dict[str, int] = dict.fromkeys(KINDS, 1)
+    tried: dict[str, dict[int, float]] = {}
+    peak: dict[str, float] = {}
+    try:
+        ready = engine.prepare_data()
+        names = build_model(config, ready.info).names
+        specs = plan_stages(config, partition(names, config.stages))
+        for kind in ("gpipe", "1f1b"):
+            short = max(4, steps // 4)
+            tried[kind] = {m: baseline(kind, config, specs, short, m).step_ms for m in sizes}
+            best[kind] = min(tried[kind], key=tried[kind].__getitem__)
+        engine.start(specs, None)
+        begun = WARM_UP
+        stream(engine, [schedule.Train(i, 0) for i in range(begun)])
+        engine.members.spare.settle(START_S)
+        for _ in range(repeats):
+            work = [schedule.Train(begun + i, 0) for i in range(steps + WARM_UP)]
+            begun += len(work)
+            ours.append(stream(engine, work).step_ms)
+            for kind in KINDS:
+                one = baseline(kind, config, specs, steps, best[kind])
+                found[kind].append(one.step_ms)
+                peak[kind] = one.peak_mib
+    finally:
+        engine.close()
+    return Compared(ours, found, best, tried, peak)
+
+
+def compare_table(name: str, found: Compared) -> Table:
+    """One row for each way to train."""
+    table = Table(title=f"{name}: milliseconds a step, medians of {len(found.ours_ms)} turns")
+    for column in ("", "step", "/ ours", "lowest to highest", "micro-batches", "peak, MiB"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("scpl-ray", f"{statistics.median(found.ours_ms):.1f}", "1.00", "", "", "")
+    for kind, steps in found.steps_ms.items():
+        ratios = found.ratios(kind)
+        table.add_row(
+            kind,
+            f"{statistics.median(steps):.1f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            str(found.micro_batches[kind]),
+            f"{found.peak_mib[kind]:.0f}",
+        )
+    return table
