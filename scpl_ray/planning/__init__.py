@@ -1,0 +1,1 @@
+"""What a pipeline would cost on other machines."""

@@ -1,0 +1,214 @@
+"""Layer costs measured on this machine, in a fresh process with a stage actor's settings.
+
+Each layer runs as a stage of its own, and behind its neighbour as a stage of two; the difference
+is what the gradient of its input costs (see `scpl_ray.profiling`, which measures whole steps the
+same way; here the parts of a step and the memory are needed too).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpl_ray.config.schema import Config
+from scpl_ray.planning.costs import Costs, LayerCost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scpl_ray.data.batch import DataInfo
+    from scpl_ray.models.activation import Activation
+    from scpl_ray.stage import Stage
+
+    Input = tuple[Activation, Tensor]
+
+_BATCHES, _WARM_UP, _STEPS = 4, 2, 12
+_LEAST_S = 0.3
+_COPY_MIB = 8
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a fresh process found.
+
+    Attributes:
+        costs: of the layers.
+        steps_per_epoch: of the config's data.
+        threads: that each stage would have here.
+    """
+
+    costs: Costs
+    steps_per_epoch: int
+    threads: int
+
+
+def profile(config: Config, stages: int | None) -> Profile:
+    """Measures every layer in a spawned process.
+
+    Args:
+        config: the job.
+        stages: that will run at the same time: they decide the threads of each; None: as many
+            as the config says, or layers.
+    """
+    paths = [str(Path.cwd()), *[p for p in sys.path if p]]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_profile, (config, stages, paths))
+
+
+def _profile(config: Config, stages: int | None, paths: list[str]) -> Profile:
+    sys.path[:0] = [p for p in paths if p not in sys.path]
+    from scpl_ray.engine.build import prepare_stage_process
+    from scpl_ray.engine.data import load_data
+    from scpl_ray.engine.placement import num_cores, threads_per_stage
+    from scpl_ray.models.activation import from_batch
+    from scpl_ray.models.registry import build_model
+    from scpl_ray.planning.estimate import can_repeat
+    from scpl_ray.planning.layer_facts import activation_mib
+
+    loader, ready = load_data(config)
+    model = build_model(config, ready.info)
+    count = stages or num_stages(config, len(model.names))
+    threads = threads_per_stage(config, count)
+    prepare_stage_process(config, threads)
+    batches = []
+    made = []
+    for i in range(min(_BATCHES, ready.steps_per_epoch)):
+        begun = time.perf_counter()
+        batches.append(loader.train_batch(i))
+        made.append(time.perf_counter() - begun)
+    inputs = [from_batch(batch) for batch in batches]
+    layers = _measure_layers(config, ready.info, model.names, inputs)
+    source = f"measured on this machine, {threads} threads a stage, {num_cores()} cores"
+    costs = Costs(
+        layers,
+        source,
+        can_repeat(config, model.more),
+        input_mib=activation_mib(inputs[0][0]),
+        data_s=statistics.median(made),
+        copy_s_mib=_copy_s(),
+    )
+    return Profile(costs, ready.steps_per_epoch, threads)
+
+
+def num_stages(config: Config, layers: int) -> int:
+    """Stages that a config asks for, or as many as layers where it leaves that open."""
+    if isinstance(config.stages, int):
+        return config.stages
+    return len(config.stages) if isinstance(config.stages, list) else layers
+
+
+def _copy_s() -> float:
+    """Seconds to copy a MiB, as activations are copied into the transport and out of it."""
+    import numpy as np
+
+    block = np.ones(_COPY_MIB * 2**20, dtype=np.uint8)
+    return _median(lambda: block.copy()) / _COPY_MIB
+
+
+def _median(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_WARM_UP + 5):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[_WARM_UP:])
+
+
+def _measure_layers(
+    config: Config, info: DataInfo, names: tuple[str, ...], batches: list[Input]
+) -> tuple[LayerCost, ...]:
+    from scpl_ray.planning.layer_facts import activation_mib, layer_stage, look
+
+    inputs = previous = batches
+    found = []
+    before: tuple[float, float] | None = None  # a step of the layer before; its heads
+    for i, name in enumerate(names):
+        last = i + 1 == len(names)
+        stage = layer_stage(config, info, (name,), last)
+        facts = look(stage, config, *inputs[0])
+        parts, outputs = _time(stage, inputs)
+        in_head = facts.head_params_mib / max(facts.params_mib + facts.head_params_mib, 1e-9)
+        head = _time_head(stage, outputs) + in_head * parts.optimizer_s
+        body = max(0.0, parts.update_s - head)
+        optimizer = (1 - in_head) * parts.optimizer_s
+        gradient = 0.0
+        if before is not None:
+            pair = layer_stage(config, info, (names[i - 1], name), last)
+            both = _time(pair, previous)[0].whole_s
+            gradient = both - (before[0] - before[1]) - parts.whole_s
+        found.append(
+            LayerCost(
+                name=name,
+                forward_s=parts.forward_s,
+                update_s=body,
+                head_s=min(head, parts.update_s),
+                params_mib=facts.params_mib,
+                activation_mib=activation_mib(facts.output),
+                saved_mib=facts.saved_mib,
+                flops=facts.flops,
+                input_grad_s=max(gradient, -body),
+                optimizer_s=min(optimizer, body),
+                backward_s=max(0.0, body - optimizer + gradient),
+                head_params_mib=facts.head_params_mib,
+            )
+        )
+        before = (parts.whole_s, min(head, parts.update_s))
+        previous, inputs = inputs, outputs
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    forward_s: float
+    update_s: float
+    optimizer_s: float
+
+    @property
+    def whole_s(self) -> float:
+        return self.forward_s + self.update_s
+
+
+def _time(stage: Stage, inputs: list[Input]) -> tuple[_Parts, list[Input]]:
+    """Medians of a stage's steps, and what it hands on for each input."""
+    rows: list[tuple[float, float, float]] = []
+    outputs: list[Input] = []
+    begun = time.perf_counter()
+    step = 0
+    while step < _WARM_UP + 3 or (
+        step < _WARM_UP + _STEPS and time.perf_counter() - begun < _LEAST_S
+    ):
+        activation, labels = inputs[step % len(inputs)]
+        start = time.perf_counter()
+        output = stage.forward(step, activation.map(lambda t: t.clone()), labels)
+        middle = time.perf_counter()
+        stats = stage.update(step)
+        update = time.perf_counter() - middle
+        optimizer = max(0.0, stats.update_s - stats.loss_s - stats.backward_s)
+        rows.append((middle - start, update, optimizer))
+        if step < len(inputs):
+            outputs.append((output.map(lambda t: t.clone()), labels))
+        step += 1
+    forward_s, update_s, optimizer_s = map(statistics.median, zip(*rows[_WARM_UP:], strict=True))
+    return _Parts(forward_s, update_s, optimizer_s), outputs
+
+
+def _time_head(stage: Stage, outputs: list[Input]) -> float:
+    """Forward, loss and backward of the heads alone."""
+    activation, labels = outputs[0]
+    import torch
+
+    reduced = stage.module.reduce(activation).float().detach().requires_grad_(True)
+    mixed = stage.run.config.train.precision == "bf16"
+
+    def once() -> None:
+        with torch.autocast(stage.device.type, torch.bfloat16, enabled=mixed):
+            loss = stage.module.objective(reduced, labels)
+        loss.total.backward()
+
+    return _median(once)
