@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scpl_ray.config.schema import OptimizerConfig
 
@@ -77,3 +77,31 @@ def make_optimizer(
         return _SGD(params, config.lr, config.momentum, weight_decay=decay, fused=fused)
     kind = _Adam if config.name == "adam" else _AdamW
     return kind(params, config.lr, betas=config.betas, weight_decay=decay, fused=fused)
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """An optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""
+    names = {id(p): name for name, p in params.items()}
+    return {
+        f"{names[id(param)]}/{key}": value.detach().cpu().contiguous()
+        for param, values in optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
+    """Gives an optimizer the tensors that `optimizer_state` took.
+
+    Raises:
+        KeyError: the state is of another parameter.
+    """
+    optimizer.state.clear()
+    for name, tensor in state.items():
+        param_name, key = name.rsplit("/", 1)
+        param = params[param_name]
+        optimizer.state[param][key] = tensor.to(param.device, copy=True)

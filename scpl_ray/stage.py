@@ -4,15 +4,17 @@
     update(t)   ->  local loss, backward within the stage, optimizer step
 
 `forward` refuses any step but its own next one, and `update` needs the output that `forward` of
-the same step left behind: a batch can be neither skipped nor trained twice.
+the same step left behind: a batch can be neither skipped nor trained twice. Replicas of a stage
+`share` the batches of a round and then `learn` (see `rounds`).
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +24,15 @@ from scpl_ray.errors import NonFiniteLossError
 from scpl_ray.losses import share_without_positive
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
-from scpl_ray.objective import has_exit
-from scpl_ray.optim import learning_rate, make_optimizer
+from scpl_ray.objective import LocalLoss, has_exit
+from scpl_ray.optim import (
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from scpl_ray.rounds import ends_round
+from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from scpl_ray.stage_module import StageModule
 
@@ -89,6 +98,8 @@ class Stage:
         )
         self._pending: _Pending | None = None
         self._skips = config.fault_tolerance.on_nonfinite == "skip"
+        self.replicas = config.replicas_of(self.spec.number)
+        self._shares: list[Share | None] = []
         self._buffers: list[Tensor] = []
         self._marks: list[float] = []
         self.kept: dict[int, dict[str, Tensor]] = {}
@@ -102,17 +113,18 @@ class Stage:
         """Computes and returns the detached output of one training batch.
 
         Args:
-            step: must be the stage's next step.
+            step: must be the stage's next step; of a stage with replicas, one of its round.
             activation: the input; its tensors belong to this stage alone.
             labels: [B].
 
         Raises:
             RuntimeError: another step is due.
         """
-        if step != self.next_step or self._pending is not None:
+        ahead = step - self.next_step
+        if not 0 <= ahead < self.replicas or self._pending is not None:
             raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
         begun_at, start, cpu = time.time(), time.perf_counter(), time.process_time()
-        if self._skips:
+        if self._skips or self.replicas > 1:
             self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
         with self._autocast():
@@ -126,39 +138,98 @@ class Stage:
         """Learns from the batch that `forward` has just seen.
 
         With `fault_tolerance.on_nonfinite: skip`, a batch whose loss or gradient is not finite
-        leaves weights, optimizer and running statistics as they were.
+        leaves weights, optimizer and running statistics as they were. A stage with replicas learns
+        when its round ends.
 
         Raises:
             RuntimeError: `forward` of this step did not run or failed.
             NonFiniteLossError: before any weight is changed.
         """
+        start, cpu = time.perf_counter(), time.process_time()
+        if self.replicas > 1:
+            stats, share = self.share(step)
+            self._shares.append(share)
+            if ends_round(step, self.replicas, self.run.steps_per_epoch):
+                self.learn(self._shares)
+                self._shares = []
+            return replace(
+                stats,
+                update_s=time.perf_counter() - start,
+                cpu_s=stats.cpu_s + time.process_time() - cpu,
+            )
+        pending, loss, learned = self._backward(step)
+        lr = self._lr(step)
+        if learned:
+            self._descend(lr)
+        else:
+            self._put_buffers_back()
+        self.next_step = step + 1
+        return self._stats(pending, loss, lr, learned, start, cpu)
+
+    def share(self, step: int) -> tuple[StageStats, Share | None]:
+        """Computes the gradients of the batch that `forward` has just seen, and changes nothing.
+
+        Returns:
+            What `update` returns, and the gradients; None: the batch is skipped.
+
+        Raises:
+            RuntimeError, NonFiniteLossError: as `update`.
+        """
+        start, cpu = time.perf_counter(), time.process_time()
+        pending, loss, learned = self._backward(step)
+        share = None
+        if learned:
+            gradients = [p.grad for p in self._parameters()]
+            share = Share(gradients, [b.clone() for b in self.module.buffers()])
+        # Each batch of a round starts from the same weights and the same running statistics.
+        self._put_buffers_back()
+        lr = self._lr(self.next_step)
+        return self._stats(pending, loss, lr, learned, start, cpu), share
+
+    def learn(self, shares: Sequence[Share | None]) -> None:
+        """Takes the step of a round.
+
+        Args:
+            shares: of all its batches, in order.
+        """
+        known = [share for share in shares if share is not None]
+        if known:
+            put_mean(known, self._parameters(), list(self.module.buffers()))
+            self._descend(self._lr(self.next_step))
+        self.next_step += len(shares)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.groups for p in group]
+
+    def _lr(self, step: int) -> float:
+        run = self.run
+        total, per_epoch = run.total_steps, run.steps_per_epoch
+        return learning_rate(run.config.optimizer, self.spec.number, step, total, per_epoch)
+
+    def _backward(self, step: int) -> tuple[_Pending, LocalLoss, bool]:
+        """The loss of the pending batch and its gradients; False: they are not finite."""
         pending, self._pending = self._pending, None
         if pending is None or pending.step != step:
             raise RuntimeError(f"update of step {step} without its forward")
-        start, cpu = time.perf_counter(), time.process_time()
-        config, labels = self.run.config, pending.labels
+        self._marks = []
         with self._autocast():
-            loss = self.module.objective(self.module.reduce(pending.output), labels)
+            loss = self.module.objective(self.module.reduce(pending.output), pending.labels)
         total = float(loss.total.detach())
-        self._marks = [start, time.perf_counter()]
-        lr = learning_rate(
-            config.optimizer,
-            self.spec.number,
-            step,
-            self.run.total_steps,
-            self.run.steps_per_epoch,
-        )
-        learned = math.isfinite(total) and self._learn(loss.total, lr)
-        if not learned:
-            if not self._skips:
-                raise NonFiniteLossError(self.spec.number, step, total)
-            self._put_buffers_back()
-        self.next_step = step + 1
+        self._marks.append(time.perf_counter())
+        learned = math.isfinite(total) and self._differentiate(loss.total)
+        if not learned and not self._skips:
+            raise NonFiniteLossError(self.spec.number, step, total)
+        return pending, loss, learned
+
+    def _stats(
+        self, pending: _Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
+    ) -> StageStats:
+        labels = pending.labels
         correct = None if loss.logits is None else int((loss.logits.argmax(1) == labels).sum())
         return StageStats(
             stage=self.spec.number,
-            step=step,
-            loss=total,
+            step=pending.step,
+            loss=float(loss.total.detach()),
             contrastive=float(loss.contrastive.detach()),
             prediction=None if loss.prediction is None else float(loss.prediction.detach()),
             correct=correct,
@@ -170,8 +241,8 @@ class Stage:
             shapes=pending.shapes,
             finished_at=time.time(),
             skipped=not learned,
-            loss_s=self._marks[1] - start,
-            backward_s=self._marks[-1] - self._marks[1],
+            loss_s=self._marks[0] - start,
+            backward_s=self._marks[-1] - self._marks[0],
             begun_at=pending.begun_at,
             cpu_s=pending.cpu_s + time.process_time() - cpu,
         )
@@ -181,17 +252,25 @@ class Stage:
         for own, before in zip(self.module.buffers(), self._buffers, strict=True):
             own.copy_(before)
 
-    def _learn(self, total: Tensor, lr: float) -> bool:
-        """Takes a step down the gradient; False, and nothing changes, if it is not finite."""
-        if self.optimizer is None or not total.requires_grad:
+    def _differentiate(self, total: Tensor) -> bool:
+        """Gives each parameter its gradient; False if one is not finite."""
+        if self.optimizer is None:
             return True
         self.optimizer.zero_grad(set_to_none=True)
+        if not total.requires_grad:
+            return True
         total.backward()
-        grads = [p.grad for group in self.groups for p in group if p.grad is not None]
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
         # A sum is finite only if all of it is, and costs one pass.
         if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):
             return False
         self._marks.append(time.perf_counter())
+        return True
+
+    def _descend(self, lr: float) -> None:
+        """Takes a step down the gradients."""
+        if self.optimizer is None:
+            return
         clip = self.run.config.train.clip_norm
         if clip is not None:
             for group in self.groups:
@@ -199,7 +278,6 @@ class Stage:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
         self.optimizer.step()
-        return True
 
     @torch.no_grad()
     def evaluate(self, activation: Activation, labels: Tensor) -> tuple[Activation, ExitScore]:
@@ -218,11 +296,12 @@ class Stage:
 
     def begin(self, step: int) -> None:
         """Makes `step` the next one: the stage joins a run that is under way."""
-        self.next_step, self._pending = step, None
+        self.next_step = step
+        self.forget_pending()
 
     def forget_pending(self) -> None:
         """Forgets a batch whose forward is through and whose update never comes."""
-        self._pending = None
+        self._pending, self._shares = None, []
 
     def stash(self, epoch: int) -> None:
         """Keeps a copy of the weights at the end of an epoch."""
@@ -238,14 +317,9 @@ class Stage:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""
-        names = {id(p): name for name, p in self.module.named_trainable().items()}
-        state = self.optimizer.state if self.optimizer is not None else {}
-        return {
-            f"{names[id(param)]}/{key}": value.detach().cpu().contiguous()
-            for param, values in state.items()
-            for key, value in values.items()
-            if isinstance(value, Tensor)
-        }
+        if self.optimizer is None:
+            return {}
+        return optimizer_state(self.optimizer, self.module.named_trainable())
 
     @torch.no_grad()
     def load_state(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
@@ -256,11 +330,5 @@ class Stage:
             ValueError: a shape differs.
         """
         self.module.load_named(weights)
-        if self.optimizer is None:
-            return
-        params = self.module.named_trainable()
-        self.optimizer.state.clear()
-        for name, tensor in optimizer.items():
-            param_name, key = name.rsplit("/", 1)
-            param = params[param_name]
-            self.optimizer.state[param][key] = tensor.to(param.device, copy=True)
+        if self.optimizer is not None:
+            load_optimizer_state(self.optimizer, self.module.named_trainable(), optimizer)

@@ -29,7 +29,7 @@ class StageStats:
     optimizer). `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of
     the input, `handed_mib` of the output, `begun_at` when the forward began; `skipped` says that
     the loss was not finite and nothing was learned. `cpu_s` is the process's CPU time in forward
-    and update.
+    and update, `replica` which process of the stage it was, from 0.
     """
 
     stage: int
@@ -57,6 +57,7 @@ class StageStats:
     begun_at: float = 0.0
     handed_mib: float = 0.0
     cpu_s: float = 0.0
+    replica: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from scpl_ray import schedule
 from scpl_ray.config import Config
 from scpl_ray.elastic.control import Control
-from scpl_ray.engine.base import DataReady, Engine, Parts
+from scpl_ray.engine.base import DataReady, Engine, Go, Parts
 from scpl_ray.exits import ExitResult, fold
 from scpl_ray.metrics import MetricsLog
 from scpl_ray.report import Reporter
+from scpl_ray.rounds import Rounds
 from scpl_ray.stage_facts import ExitScore, StageStats
 
 
@@ -57,7 +59,8 @@ class Training:
             first=self.steps,
         )
         before, start = self.seconds, time.perf_counter()
-        for done in engine.run(work, self.control.boundary):
+        rounds = self.config.rounds(ready.steps_per_epoch)
+        for done in engine.run(work, partial(self._boundary, rounds)):
             self.control.done(done)
             if isinstance(done.work, schedule.Train):
                 self.steps += 1
@@ -80,6 +83,11 @@ class Training:
                 self.logged = log.position()
                 self.keep(done.parts)
         return self.seconds
+
+    def _boundary(self, rounds: Rounds, work: schedule.Work) -> Go:
+        if isinstance(work, schedule.Train) and not rounds.between(work.step):
+            return Go.ON
+        return self.control.boundary(work)
 
     def _count_skipped(self, stats: Sequence[StageStats]) -> None:
         for s in stats:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from scpl_ray.errors import nearest
+from scpl_ray.rounds import Rounds
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -323,6 +324,11 @@ class Config(Section):
             "by measured time; default: one a layer",
         )
     )
+    replicas: Literal["auto"] | dict[Positive, Positive] = Field(
+        default_factory=dict,
+        description="processes of a slow stage, by its number: each takes whole batches, and the "
+        "stage learns from the mean of their gradients; auto: give it the devices that are left",
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     local: LocalConfig = LocalConfig()
@@ -340,11 +346,35 @@ class Config(Section):
     def _auto(cls, value: Any) -> Any:
         return _auto_or(value, "a number, a list of numbers of layers, or null")
 
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _auto_replicas(cls, value: Any) -> Any:
+        return _auto_or(value, "a number for each stage, as in {2: 3}")
+
+    def replicas_of(self, stage: int) -> int:
+        """Processes of one stage."""
+        return 1 if self.replicas == "auto" else self.replicas.get(stage, 1)
+
+    def rounds(self, steps_per_epoch: int) -> Rounds:
+        """The rounds of stages that have replicas."""
+        replicas = [] if self.replicas == "auto" else self.replicas.values()
+        return Rounds.of(replicas, steps_per_epoch)
+
+    def processes(self, stages: int) -> int:
+        """Processes of so many stages."""
+        return sum(self.replicas_of(k) for k in range(1, stages + 1))
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.model.kind == "transformer" and self.model.width % self.model.heads:
             raise ValueError(
                 f"model.width: {self.model.width} is not a multiple of model.heads: "
                 f"{self.model.heads}; choose a width that the heads divide"
+            )
+        per_call = self.pipeline.batches_per_call
+        if self.replicas and per_call not in ("auto", 1):
+            raise ValueError(
+                f"pipeline.batches_per_call: {per_call} does not go with `replicas`: their batches "
+                "are handed out one by one; allowed with replicas: auto, 1"
             )
         return self

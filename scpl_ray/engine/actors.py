@@ -21,7 +21,7 @@ from scpl_ray.engine.build import (
     stage_state,
 )
 from scpl_ray.engine.failures import stage_error
-from scpl_ray.engine.fence import Fence, Ticket
+from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
 from scpl_ray.engine.live_state import LiveState, live_state, load_live_state
 from scpl_ray.engine.transport import Packet, pack, unpack
 from scpl_ray.errors import ScplRayError
@@ -51,6 +51,7 @@ class Started:
         init_at: imports were done.
         built_at: the layers were on their device.
         node: Ray's id of the machine.
+        replicas: the stage's other processes.
     """
 
     pid: int
@@ -59,6 +60,12 @@ class Started:
     init_at: float
     built_at: float
     node: str = ""
+    replicas: tuple[Started, ...] = ()
+
+    @property
+    def all(self) -> tuple[Started, ...]:
+        """All processes of the stage."""
+        return (self, *self.replicas)
 
 
 class StageActor:
@@ -97,8 +104,12 @@ class StageActor:
         vectors: WordVectors | None = None,
         weights: bytes | None = None,
         state: StageState | LiveState | None = None,
+        *replicas: Started,
     ) -> Started:
-        """Builds the stage on its device; for the arguments see `build_stage`."""
+        """Builds the stage on its device; for the arguments see `build_stage`.
+
+        Its other replicas have been built when this one is.
+        """
         self.spec, totals = spec, (total_steps, steps_per_epoch)
         saved = state if isinstance(state, StageState) else None
         try:
@@ -111,7 +122,7 @@ class StageActor:
             raise stage_error(spec.number, Train(-1, -1), None, error) from None
         made = self.process.create_time()
         node = ray.get_runtime_context().get_node_id()
-        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time(), node)
+        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time(), node, replicas)
 
     def begin(self, generation: int, last: int, step: int | None = None) -> None:
         """Takes its place: after the work numbered `last`, and, where it joins, at `step`."""
@@ -121,9 +132,19 @@ class StageActor:
         self.failure = None
         self.waiting_s, self.idle_since = 0.0, time.perf_counter()
 
-    def survive(self, generation: int) -> int:
-        """Begins a new generation of the pipeline; returns the number of the work done last."""
+    def survive(self, generation: int, *others: int) -> int:
+        """Begins a new generation of the pipeline; returns the number of the work done last.
+
+        Args:
+            generation: the new one.
+            others: what the stage's other replicas have done last.
+
+        Raises:
+            OutOfTurn: they are not where this one is.
+        """
         last = self.fence.last
+        if any(other != last for other in others):
+            raise OutOfTurn(f"replicas of one stage are after work {sorted({last, *others})}")
         self.stage.forget_pending()
         self.begin(generation, last)
         return last
@@ -139,7 +160,7 @@ class StageActor:
             given: the input, or a list with it.
             index: its place in the list.
         """
-        output = self._forward(ticket, work, _one(given, index), last=False)
+        output = self._forward(ticket, work, one_of(given, index), last=False)
         assert output is not None, "only the last stage hands nothing on"
         return output
 
@@ -169,11 +190,7 @@ class StageActor:
 
     def update(self, ticket: Ticket, work: Train) -> StageStats:
         """Learns from the batch of the last forward."""
-        if self.failure is not None and self.failure[0] == ticket.number:
-            raise self.failure[1]
-        self.fence.check_begun(ticket)
-        # The update is queued right behind the forward: between them, what it hands on is stored.
-        self.send_s = time.perf_counter() - self.sending_since
+        self._before_update(ticket)
         try:
             stats = self.stage.update(work.step)
         except ScplRayError:
@@ -181,6 +198,17 @@ class StageActor:
         except Exception as error:
             raise stage_error(self.spec.number, work, None, error) from None
         self.fence.passed(ticket)
+        return self._told(stats)
+
+    def _before_update(self, ticket: Ticket) -> None:
+        if self.failure is not None and self.failure[0] == ticket.number:
+            raise self.failure[1]
+        self.fence.check_begun(ticket)
+        # The update is queued right behind the forward: between them, what it hands on is stored.
+        self.send_s = time.perf_counter() - self.sending_since
+
+    def _told(self, stats: StageStats) -> StageStats:
+        """With what only the process knows."""
         waiting, self.waiting_s = self.waiting_s, 0.0
         snapshot, self.snapshot_s = self.snapshot_s, 0.0
         self.idle_since = time.perf_counter()
@@ -199,7 +227,7 @@ class StageActor:
         self, ticket: Ticket, work: Train, given: Given, index: int | None = None
     ) -> StageStats:
         """Both in one call, for the last stage, which hands nothing on."""
-        self._forward(ticket, work, _one(given, index), last=True)
+        self._forward(ticket, work, one_of(given, index), last=True)
         return self.update(ticket, work)
 
     @ray.method(num_returns=2)
@@ -238,7 +266,7 @@ class StageActor:
         self, ticket: Ticket, given: Given, last: bool, index: int | None = None
     ) -> tuple[Packet | None, ExitScore]:
         """Scores one batch; the last stage hands nothing on."""
-        return self._evaluate(ticket, _one(given, index), last)
+        return self._evaluate(ticket, one_of(given, index), last)
 
     def _evaluate(
         self, ticket: Ticket, packet: Packet | Batch, last: bool
@@ -299,7 +327,7 @@ class StageActor:
         return self.process.memory_info().rss / 2**20
 
 
-def _one(given: Given, index: int | None) -> Packet | Batch:
+def one_of(given: Given, index: int | None) -> Packet | Batch:
     """An input that came alone, or as one of a list."""
     if isinstance(given, list):
         assert index is not None

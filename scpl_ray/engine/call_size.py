@@ -21,9 +21,11 @@ class CallSize:
 
     Attributes:
         config: `batches_per_call` is read.
+        single: a call takes one batch whatever a step costs.
     """
 
     config: PipelineConfig
+    single: bool = False
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SEEN))
     _mib: float = 0.0
 
@@ -41,6 +43,8 @@ class CallSize:
         As many as make the slowest stage's call long against what the call itself costs; not so
         many that what travels at once is more than a few MiB.
         """
+        if self.single:
+            return 1
         if self.config.batches_per_call != "auto":
             return self.config.batches_per_call
         if len(self._seconds) < _SEEN:

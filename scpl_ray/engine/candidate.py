@@ -15,6 +15,7 @@ from scpl_ray.engine.actors import StageActor, Started
 from scpl_ray.engine.base import Progress
 from scpl_ray.engine.member import BuildArgs, Member, remote
 from scpl_ray.engine.placement import Placement, shortage
+from scpl_ray.engine.replica_actor import ReplicaActor
 from scpl_ray.engine.wording import worded
 from scpl_ray.stage_facts import StageSpec
 
@@ -41,12 +42,16 @@ class RayCandidate:
         self.started: Started | None = None
         wanted = {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
         bundle = {name: amount for name, amount in wanted.items() if amount}
-        self.group = placement_group([bundle]) if bundle else None
+        count = config.replicas_of(spec.number)
+        self.group = placement_group([bundle] * count) if bundle else None
         options: dict[str, Any] = {"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus}
-        if self.group is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, 0)
-        self.actor = remote(StageActor, **options).remote(config, threads, paths)
-        self._built = args.build(self.actor, spec, config, placement.device, state)
+        kind = StageActor if count == 1 else ReplicaActor
+        self.actors = []
+        for i in range(count):
+            if self.group is not None:
+                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, i)
+            self.actors.append(remote(kind, **options).remote(config, threads, paths))
+        self._built = args.build(self.actors, spec, config, placement.device, state)
         self._end: Progress | None = None
         self._placed = self.group is None
 
@@ -72,7 +77,9 @@ class RayCandidate:
 
     def shortage(self) -> str:
         """Asked against free and there."""
-        return shortage(self.placement, 1, ray.available_resources(), ray.cluster_resources())
+        return shortage(
+            self.placement, len(self.actors), ray.available_resources(), ray.cluster_resources()
+        )
 
     def _seconds(self, started: Started) -> dict[str, float]:
         # A worker that Ray made ahead of the request costs no process start.
@@ -93,10 +100,11 @@ class RayCandidate:
         return Member(
             self.spec,
             self.config,
-            self.actor,
+            self.actors[0],
             self.placement.device,
             self.group,
             joined=True,
             origin=self.state,
             started=self.started,
+            replicas=self.actors[1:],
         )

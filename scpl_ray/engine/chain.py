@@ -23,6 +23,7 @@ from scpl_ray.engine.calls import Asked, Piece, ask
 from scpl_ray.engine.fence import Ticket
 from scpl_ray.engine.member import Given, Member
 from scpl_ray.engine.members import Members, Parked
+from scpl_ray.engine.replicas import ask_replicas
 from scpl_ray.engine.source import Source
 from scpl_ray.errors import ScplRayError
 from scpl_ray.stage_facts import StageSpec
@@ -67,7 +68,7 @@ class Chain:
         self._size = size
         self.members, self.source = members, source
         self.keeps, self._pipeline = config.fault_tolerance.enabled, config.pipeline
-        self.number, self.generation = -1, 0
+        self.number, self.generation, self.steps_per_epoch = -1, 0, 1
         self.flying: deque[Flying] = deque()
         self._unscored: list[tuple[Flying, Piece]] = []
         self.history: deque[tuple[int, schedule.Work]] = deque()
@@ -75,7 +76,8 @@ class Chain:
     @property
     def window(self) -> int:
         """Calls under way at most."""
-        return self._pipeline.window(len(self.members.live), self._size.now() > 1)
+        processes = sum(len(member.actors) for member in self.members.live)
+        return self._pipeline.window(processes, self._size.now() > 1)
 
     def crowded(self) -> bool:
         """Whether the window is full; markers do not count."""
@@ -133,8 +135,13 @@ class Chain:
         last: bool,
     ) -> list[Asked]:
         """Gives a stage its next work, from `number` on; for the rest see `ask`."""
-        ticket = Ticket(self.generation, member.sent, number)
-        asked = ask(member.actor, ticket, works, packet, ends, last)
+        if member.replicas:
+            ticket = Ticket(self.generation, member.settled, number)
+            per_epoch = self.steps_per_epoch
+            asked = [ask_replicas(member, ticket, works[0], packet, ends, last, per_epoch)]
+        else:
+            ticket = Ticket(self.generation, member.sent, number)
+            asked = ask(member.actor, ticket, works, packet, ends, last)
         member.sent = number + len(works) - 1
         if self.keeps:
             for i, (work, one) in enumerate(zip(works, asked, strict=True)):

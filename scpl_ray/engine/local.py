@@ -104,7 +104,9 @@ class LocalEngine:
         resumed: Resumed | None = None,
     ) -> list[str]:
         """Builds the first stages in this process; see `Engine.start`."""
-        self._threads = threads_per_stage(self.config, max(len(specs), planned or 0))
+        most = self.config.processes(max(len(specs), planned or 0))
+        self._threads = threads_per_stage(self.config, most)
+        self.marks.rounds = self.config.rounds(self.ready.steps_per_epoch)
         prepare_process(self.config, self._threads)
         cuda = self.config.resources.device != "cpu" and torch.cuda.is_available()
         self._device = "cuda" if cuda else "cpu"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from scpl_ray.config.schema import FaultToleranceConfig
+from scpl_ray.rounds import Rounds
 from scpl_ray.schedule import Snapshot, Train, Work
 
 # Of the run's time, by default: a snapshot that costs 20 ms comes every 2 s.
@@ -26,6 +27,7 @@ class Marks:
         log_mib: inputs that are kept for a replay by the time that a marker could take effect;
             set by the engine.
         room_mib: how much of them the engine has room for.
+        rounds: a marker comes between them; set by the engine.
         may_write: whether a checkpoint can be written now.
         clock: seconds.
     """
@@ -35,6 +37,7 @@ class Marks:
     cost_s: float = 0.0
     log_mib: float = 0.0
     room_mib: float = math.inf
+    rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
@@ -48,7 +51,9 @@ class Marks:
                 if not begun:
                     begun = True
                     self._snapshot = self._checkpoint = (self.clock(), item.step)
-                elif (marker := self._due(item.step)) is not None:
+                elif (
+                    self.rounds.between(item.step) and (marker := self._due(item.step)) is not None
+                ):
                     yield marker
             yield item
 

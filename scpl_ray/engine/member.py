@@ -44,20 +44,13 @@ class BuildArgs:
     weights: Any = None
 
     def build(
-        self, actor: Any, spec: StageSpec, config: Config, device: str, state: Any = None
+        self, actors: list[Any], spec: StageSpec, config: Config, device: str, state: Any = None
     ) -> Any:
-        """Has an actor build a stage; returns the reference to its `Started`."""
-        return actor.build.remote(
-            spec,
-            config,
-            self.info,
-            self.total_steps,
-            self.steps_per_epoch,
-            device,
-            self.vectors,
-            self.weights,
-            state,
-        )
+        """Has the processes of a stage build it; returns the reference to its `Started`."""
+        info, totals = self.info, (self.total_steps, self.steps_per_epoch)
+        same = (spec, config, info, *totals, device, self.vectors, self.weights, state)
+        others = [actor.build.remote(*same) for actor in actors[1:]]
+        return actors[0].build.remote(*same, *others)
 
 
 @dataclass
@@ -88,7 +81,7 @@ class Member:
     Attributes:
         spec: which stage.
         config: the network's config that it was built with.
-        actor: its handle.
+        actor: its handle; of a stage with replicas, the first one's.
         device: where it computes.
         group: the placement group that holds its resources; None where it needs none.
         joined: whether it joined a run that was under way.
@@ -104,6 +97,9 @@ class Member:
         log: what it was sent since the copy, by number, the oldest first.
         log_mib: size of the inputs in there, as far as known.
         started: its process, once that is known.
+        replicas: handles of its other processes.
+        round: references to the gradients of the round that is being sent.
+        settled: number of the work that all replicas were sent last.
     """
 
     spec: StageSpec
@@ -124,6 +120,14 @@ class Member:
     log: dict[int, Given] = field(default_factory=dict)
     log_mib: float = 0.0
     started: Started | None = None
+    replicas: list[Any] = field(default_factory=list)
+    round: list[Any] = field(default_factory=list)
+    settled: int = -1
+
+    @property
+    def actors(self) -> list[Any]:
+        """The handles of all its processes."""
+        return [self.actor, *self.replicas]
 
     @property
     def name(self) -> str:
@@ -176,8 +180,19 @@ class Member:
         again = {n: given for n, given in self.log.items() if n > number}
         for later in again:
             self.forget(later)
-        self.sent = number
+        self.sent = self.settled = number
+        self.round = []
         return again
+
+    def survive(self, generation: int) -> Any:
+        """Asks its processes what they have done last; returns the reference."""
+        others = [actor.survive.remote(generation) for actor in self.replicas]
+        return self.actor.survive.remote(generation, *others)
+
+    def begin(self, generation: int, last: int, step: int | None = None) -> None:
+        """Has its processes take their place; see `StageActor.begin`."""
+        for actor in self.actors:
+            actor.begin.remote(generation, last, step)
 
     def ask_state(self) -> Any:
         """Asks for its state; returns the reference."""
@@ -185,17 +200,20 @@ class Member:
 
     def end_process(self) -> None:
         """Ends a process that may only be slow: the fence keeps it out, this frees its device."""
-        with contextlib.suppress(Exception):
-            ray.kill(self.actor)
-        if self.started is None or self.started.node != cluster.own_node():
-            return
-        with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(self.started.pid)
-            if abs(process.create_time() - self.started.process_at) < 2:
-                process.kill()
+        for actor in self.actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        for started in () if self.started is None else self.started.all:
+            if started.node != cluster.own_node():
+                continue
+            with contextlib.suppress(psutil.Error, OSError):
+                process = psutil.Process(started.pid)
+                if abs(process.create_time() - started.process_at) < 2:
+                    process.kill()
 
     def end(self) -> None:
-        """Ends the actor and gives its resources back."""
-        ray.kill(self.actor)
+        """Ends the actors and gives their resources back."""
+        for actor in self.actors:
+            ray.kill(actor)
         if self.group is not None:
             remove_placement_group(self.group)

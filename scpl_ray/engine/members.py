@@ -19,6 +19,7 @@ from scpl_ray.engine.cluster import beside_driver
 from scpl_ray.engine.member import BuildArgs, Member, remote
 from scpl_ray.engine.parked_actor import ParkedActor
 from scpl_ray.engine.placement import Placement, place_one, shortage
+from scpl_ray.engine.replica_actor import ReplicaActor
 from scpl_ray.engine.spare import Spare
 from scpl_ray.engine.wording import worded
 from scpl_ray.stage_facts import StageSpec
@@ -82,9 +83,9 @@ class Members:
         self.placement, self.threads, self._args = placement, threads, args
         config = self.config if resumed is None else resumed.config
         cpus, gpus = placement.num_cpus, placement.num_gpus
-        self.live = [
-            Member(spec, config, self._make(cpus, gpus), placement.device) for spec in specs
-        ]
+        for spec in specs:
+            first, *others = self._make_all(config.replicas_of(spec.number), cpus, gpus)
+            self.live.append(Member(spec, config, first, placement.device, replicas=others))
         if resumed is not None:
             for member, state in zip(self.live, resumed.states, strict=True):
                 member.origin, member.step = ray.put(state), resumed.step
@@ -105,10 +106,16 @@ class Members:
         make = remote(StageActor, num_cpus=num_cpus, num_gpus=num_gpus)
         return make.remote(self.config, self.threads, self.paths)
 
+    def _make_all(self, count: int, cpus: float, gpus: float) -> list[Any]:
+        if count == 1:
+            return [self._make(cpus, gpus)]
+        make = remote(ReplicaActor, num_cpus=cpus, num_gpus=gpus)
+        return [make.remote(self.config, self.threads, self.paths) for _ in range(count)]
+
     def build(self, member: Member) -> Any:
         """Has a member's actor build its stage as of its newest copy, or of its beginning."""
         state = member.origin if member.snapshot is None else member.snapshot
-        return self._args.build(member.actor, member.spec, member.config, member.device, state)
+        return self._args.build(member.actors, member.spec, member.config, member.device, state)
 
     def replace(self, member: Member) -> Any:
         """Gives a member whose process is gone another; returns the reference to its `Started`.
@@ -117,17 +124,18 @@ class Members:
         does, leaves the dead one's to nobody else: `Spare.take` keeps them.
         """
         member.end()
-        wanted = self.placement
+        wanted, count = self.placement, 1 + len(member.replicas)
         on_cpu = member.device == "cpu"
-        ready = self.spare.take(wanted.num_cpus) if on_cpu else None
+        ready = self.spare.take(wanted.num_cpus) if on_cpu and count == 1 else None
         if ready is not None:
             member.actor, member.group = ready
         else:
             cpus = wanted.num_cpus
-            if self.private and ray.available_resources().get("CPU", 0.0) < cpus and on_cpu:
+            if self.private and ray.available_resources().get("CPU", 0.0) < count * cpus and on_cpu:
                 cpus = 0.0  # the dead one's may be counted a moment longer
             gpus = wanted.num_gpus if member.device == "cuda" else 0
-            member.actor, member.group = self._make(cpus, gpus), None
+            member.actor, *member.replicas = self._make_all(count, cpus, gpus)
+            member.group = None
         return self.build(member)
 
     def at(self, number: int) -> list[Member]:
@@ -147,9 +155,10 @@ class Members:
 
     def join(self, candidate: RayCandidate, step: int, generation: int, last: int) -> None:
         """Appends a ready candidate to the stages that train, for work after `last`."""
-        candidate.actor.begin.remote(generation, last, step)
         member = candidate.member()
-        member.first, member.at, member.sent, member.step = last + 1, last, last, step
+        member.begin(generation, last, step)
+        member.first, member.at, member.step = last + 1, last, step
+        member.sent = member.settled = last
         self.live.append(member)
         if candidate.spec in self.parked:
             member.returned = True

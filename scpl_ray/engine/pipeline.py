@@ -74,7 +74,7 @@ class RayEngine:
         self._owns_ray = cluster.connect(config, debug)
         self.members = Members(config, cluster.is_private(config))
         self.source = Source(config)
-        self.calls = CallSize(config.pipeline)
+        self.calls = CallSize(config.pipeline, single=bool(config.replicas))
         self.chain = Chain(self.members, self.source, config, self.calls)
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)
@@ -124,7 +124,7 @@ class RayEngine:
             ResourceError: the cluster does not give the resources in time.
         """
         config, ready = self.config, self.ready
-        most = max(len(specs), planned or 0)
+        most = config.processes(max(len(specs), planned or 0))
         placement = place(config, most, ray.cluster_resources(), self.members.private)
         args = BuildArgs(
             ready.info,
@@ -134,6 +134,8 @@ class RayEngine:
             None if weights is None else ray.put(weights),
         )
         threads = threads_per_stage(config, most)
+        self.marks.rounds = config.rounds(ready.steps_per_epoch)
+        self.chain.steps_per_epoch = ready.steps_per_epoch
         built = self.members.start(specs, placement, threads, args, resumed)
         self._asking.wait_built(built, placement)
         for ref, member in zip(built, self.members.live, strict=True):
@@ -147,7 +149,8 @@ class RayEngine:
     @property
     def pids(self) -> list[int]:
         """The processes of the stages that train."""
-        return [m.started.pid for m in self.members.live if m.started is not None]
+        started = [m.started for m in self.members.live if m.started is not None]
+        return [process.pid for stage in started for process in stage.all]
 
     def run(
         self, work: Iterable[schedule.Work], boundary: Boundary | None = None
@@ -263,7 +266,8 @@ class RayEngine:
     def keep_stash(self, epoch: int | None, until: int) -> None:
         """Of the stashes up to the epoch `until`, forgets all but one; does not wait."""
         for member in self.members.live:
-            member.actor.keep_stash.remote(epoch, until)
+            for actor in member.actors:
+                actor.keep_stash.remote(epoch, until)
 
     def restore_stash(self, epoch: int) -> None:
         """Goes back to the stash of an epoch."""

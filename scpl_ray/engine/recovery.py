@@ -115,9 +115,7 @@ class Recovery:
     def _look(self, suspects: tuple[Member, ...], why: str) -> tuple[list[_Dead], dict[int, int]]:
         """Asks everyone; returns the dead, and what the others have done last."""
         members, chain = self.chain.members, self.chain
-        asked: dict[Any, Member | str] = {
-            m.actor.survive.remote(chain.generation): m for m in members.all()
-        }
+        asked: dict[Any, Member | str] = {m.survive(chain.generation): m for m in members.all()}
         asked[chain.source.actor.alive.remote()] = DATA
         if members.parked_actor is not None:
             asked[members.parked_actor.ready.remote()] = PARKED
@@ -255,7 +253,7 @@ class Recovery:
         chain = self.chain
         for member in stages:
             step = member.step if member.snapshot is None else None
-            member.actor.begin.remote(chain.generation, member.at, step)
+            member.begin(chain.generation, member.at, step)
         ok = chain.resend(done, anew, self.config.pipeline.step_timeout_s)
         for member in chain.members.all():
             # Also one that lives: it may have said its state before it was sent this again.
