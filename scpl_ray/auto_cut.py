@@ -1,4 +1,4 @@
-"""`stages: auto`: measures the layers where stages would run, and cuts them evenly in time."""
+"""`stages: auto`, `replicas: auto`: measures layers where stages would run, and shares devices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scpl_ray.balance import balance, stage_costs, useful_stages
+from scpl_ray.balance import balance, spread_devices, stage_costs, useful_stages
 from scpl_ray.config import Config
+from scpl_ray.partition import partition
 
 if TYPE_CHECKING:
     from scpl_ray.profiling import LayerTimes
@@ -17,25 +18,48 @@ _BATCHES = 4
 
 
 def cut_layers(config: Config) -> tuple[Config, str]:
-    """Replaces `stages: auto` by the layers of each stage.
+    """Replaces `stages: auto` by the layers of each stage, `replicas: auto` by their numbers.
 
     Args:
-        config: with any `stages`; a cut that is given stays.
+        config: with any of them; what is given stays.
 
     Returns:
         The config, and what was found in one line; empty if nothing was to be found.
     """
-    if config.stages != "auto":
+    if not is_open(config):
         return config, ""
     context = multiprocessing.get_context("spawn")
     paths = [str(Path.cwd()), *[p for p in sys.path if p]]
     with context.Pool(1) as pool:
         times, devices = pool.apply(_measured, (config, paths))
     speeds = config.resources.device_speeds
-    cut = useful_stages(
-        times.of, len(times.names), min(devices, len(speeds or []) or devices), speeds
+    if config.stages == "auto":
+        most = min(devices, len(speeds or []) or devices)
+        cut = useful_stages(times.of, len(times.names), most, speeds)
+        line = _line(times, cut, devices, speeds)
+    else:
+        cut = [len(names) for names in partition(times.names, config.stages)]
+        line = ""
+    replicas = config.replicas
+    if replicas == "auto":
+        costs = stage_costs(times.of, cut)
+        each = spread_devices(costs, devices)
+        replicas = {k: n for k, n in enumerate(each, 1) if n > 1}
+        line += ("; " if line else "") + _replicas_line(costs, each, devices)
+    return config.model_copy(update={"stages": cut, "replicas": replicas}), line
+
+
+def is_open(config: Config) -> bool:
+    """Whether something is to be found by measuring."""
+    return config.stages == "auto" or config.replicas == "auto"
+
+
+def _replicas_line(costs: list[float], each: list[int], devices: int) -> str:
+    found = ", ".join(
+        f"stage {k}: {1000 * cost:.1f} ms, {n} replica{'s' if n > 1 else ''}"
+        for k, (cost, n) in enumerate(zip(costs, each, strict=True), 1)
     )
-    return config.model_copy(update={"stages": cut}), _line(times, cut, devices, speeds)
+    return f"replicas: auto: {devices} devices: {found}"
 
 
 def _line(times: LayerTimes, cut: list[int], devices: int, speeds: list[float] | None) -> str:

@@ -64,6 +64,23 @@ def stage_costs(
     return costs
 
 
+def spread_devices(costs: Sequence[float], devices: int) -> list[int]:
+    """Devices of each stage, one more at a time for the slowest, until there are none left.
+
+    A stage on n devices takes 1/n of its time. Each step is the best one (the slowest stage can
+    only be helped by itself), and so is the whole.
+
+    Args:
+        costs: seconds of each stage.
+        devices: in all; at least one a stage is given.
+    """
+    each = [1] * len(costs)
+    for _ in range(devices - len(costs)):
+        slowest = max(range(len(costs)), key=lambda k: costs[k] / each[k])
+        each[slowest] += 1
+    return each
+
+
 def balance(costs: Sequence[float]) -> float:
     """Mean / slowest: 1.0 where all stages cost the same."""
     return sum(costs) / len(costs) / max(costs) if costs and max(costs) > 0 else 1.0

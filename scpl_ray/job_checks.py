@@ -38,6 +38,9 @@ def check_before(config: Config) -> None:
                 raise ConfigError(
                     f"optimizer.stages: {number} is not a stage; allowed: 1 to {len(stages)}"
                 )
+        for number in {} if config.replicas == "auto" else config.replicas:
+            if number > len(stages):
+                raise ConfigError(f"replicas: {number} is not a stage; allowed: 1 to {len(stages)}")
         start = config.elastic.start_stages
         if start is not None and start > len(stages):
             raise ConfigError(

@@ -55,11 +55,12 @@ def measure_layers(
     """Measures every layer; the process's threads and allocator are set by the caller.
 
     Args:
-        config: the run's config; `stages` is not read.
+        config: the run's config; `stages` and `replicas` are not read.
         info: what the data is.
         batches: real training batches; more steps than batches use them again.
         device: "cpu" or "cuda".
     """
+    config = config.model_copy(update={"replicas": {}})
     names = build_model(config, info).names
     inputs = [from_batch(batch) for batch in batches]
     alone, pairs = [], []

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from scpl_ray.auto_cut import cut_layers
+from scpl_ray.auto_cut import cut_layers, is_open
 from scpl_ray.config import Config, load_config
 from scpl_ray.engine.base import Failure
 from scpl_ray.errors import ConfigError, JobError
@@ -59,7 +59,7 @@ class Start:
         if resume and (overwrite or from_step is not None):
             other = "--overwrite" if overwrite else "--from-step"
             raise ConfigError(f"--resume and {other} exclude each other: choose one")
-        if config.stages == "auto":
+        if is_open(config):
             config = self._cut(config, overwrite, resume or from_step is not None)
         self.config = config
         self._source: Safekeeping | None = None
@@ -88,9 +88,10 @@ class Start:
         check_before(config)
         if goes_on and (folder.path / CONFIG).exists():
             then = load_config(folder.path / CONFIG)
-            return config.model_copy(update={"stages": then.stages})
+            return config.model_copy(update={"stages": then.stages, "replicas": then.replicas})
         if goes_on and (saved := Safekeeping(config, folder.path, self.say).newest()) is not None:
-            return config.model_copy(update={"stages": saved.run["config"]["stages"]})
+            then = load_config(saved.run["config"])
+            return config.model_copy(update={"stages": then.stages, "replicas": then.replicas})
         config, line = cut_layers(config)
         self.say(line)
         return config

@@ -62,6 +62,7 @@ def summarize(
         "method": config.method,
         "engine": config.pipeline.engine,
         "stages": [list(spec.layers) for spec in specs],
+        "replicas": [config.replicas_of(spec.number) for spec in specs],
         "steps": outcome.steps,
         "epochs": config.train.epochs,
         "selected_epoch": outcome.selected + 1,

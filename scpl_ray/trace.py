@@ -25,6 +25,7 @@ EVENTS, PICTURE = "trace.json", "trace.png"
 MOST_STEPS = 10_000
 _PICTURED = 300
 _RUN = 0
+_STAGES = 10_000
 
 
 class Trace(Reporter):
@@ -47,6 +48,7 @@ class Trace(Reporter):
         self._begun: float | None = None
         self._said: list[tuple[float, str]] = []
         self._ends: dict[int, float] = {}
+        self._replicas: set[int] = set()
 
     def started(self, plan: Plan) -> None:
         """Opens the file."""
@@ -61,10 +63,19 @@ class Trace(Reporter):
             self._name(spec.number, f"stage {spec.number}: {', '.join(spec.layers)}")
 
     def _name(self, track: int, name: str) -> None:
+        place = track % _STAGES * 100 + track // _STAGES
         self._write({"ph": "M", "name": "thread_name", "tid": track, "args": {"name": name}})
         self._write(
-            {"ph": "M", "name": "thread_sort_index", "tid": track, "args": {"sort_index": track}}
+            {"ph": "M", "name": "thread_sort_index", "tid": track, "args": {"sort_index": place}}
         )
+
+    def _track(self, stats: StageStats) -> int:
+        """The track of a stage, or of one of its replicas behind the first."""
+        track = stats.stage + _STAGES * stats.replica
+        if stats.replica and track not in self._replicas:
+            self._replicas.add(track)
+            self._name(track, f"stage {stats.stage}, replica {stats.replica + 1}")
+        return track
 
     def info(self, text: str) -> None:
         """A line of the log: stages that join or leave, processes that died."""
@@ -106,17 +117,18 @@ class Trace(Reporter):
         # JSON has no NaN.
         loss = stats.loss if math.isfinite(stats.loss) else str(stats.loss)
         args = {"step": stats.step, "epoch": epoch, "loss": loss}
-        before = self._ends.get(stats.stage, 0.0)
+        track = self._track(stats)
+        before = self._ends.get(track, 0.0)
         for name, begin, end in parts_of(stats):
             begin = max(begin, before)
             if end > begin:
                 ts, dur = self._us(begin), 1e6 * (end - begin)
-                event = {"ph": "X", "name": name, "cat": name, "tid": stats.stage}
+                event = {"ph": "X", "name": name, "cat": name, "tid": track}
                 self._write(event | {"ts": ts, "dur": round(dur, 1), "args": args})
                 before = end
-        self._ends[stats.stage] = before
+        self._ends[track] = before
         # Arrows: what this stage hands on is what the next one takes in.
-        flow = {"name": "activation", "cat": "flow", "id": stats.step, "tid": stats.stage}
+        flow = {"name": "activation", "cat": "flow", "id": stats.step, "tid": track}
         if stats.stage > 1:
             at = self._us(stats.begun_at)
             self._write(flow | {"ph": "t" if not last else "f", "bp": "e", "ts": at})

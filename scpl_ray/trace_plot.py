@@ -76,20 +76,25 @@ def _panel(
     rows = [
         s for done in steps for s in done.stats if s.finished_at > begin and parts_of(s)[0][1] < end
     ]
+    lanes = {k: 1 + max((s.replica for s in rows if s.stage == k), default=0) for k in _all(stages)}
     for s in rows:
+        # Replicas work at the same time: each has its part of the stage's row.
+        high = 0.8 / lanes[s.stage]
+        row = s.stage - 0.4 + (s.replica + 0.5) * high
         for name, at, until in parts_of(s):
-            axes.barh(s.stage, until - at, 0.8, at - zero, color=_COLOURS[name], linewidth=0)
+            axes.barh(row, until - at, high, at - zero, color=_COLOURS[name], linewidth=0)
         whole = s.finished_at - s.begun_at
         middle = s.begun_at + whole / 2
         if whole > (end - begin) / 40 and begin < middle < end:
             inside = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
-            axes.text(middle - zero, s.stage, str(s.step), **inside)
-        axes.plot([s.finished_at - zero] * 2, [s.stage - 0.4, s.stage + 0.4], "w-", linewidth=0.8)
-    labels = [_label(rows, k, begin, end) for k in range(1, stages + 1)]
-    axes.set_yticks(range(1, stages + 1), labels)
+            axes.text(middle - zero, row, str(s.step), **inside)
+        ends = [s.finished_at - zero] * 2
+        axes.plot(ends, [row - high / 2, row + high / 2], "w-", linewidth=0.8)
+    labels = [_label(rows, k, lanes[k], begin, end) for k in _all(stages)]
+    axes.set_yticks(_all(stages), labels)
     axes.set_ylim(stages + 0.6, 0.4)
     axes.set_xlim(begin - zero, end - zero)
-    finished = [s.finished_at for s in rows if s.stage == stages]
+    finished = sorted(s.finished_at for s in rows if s.stage == stages)
     paces = [b - a for a, b in pairwise(finished)]
     pace = f": {1000 * statistics.median(paces):.1f} ms a step (median)" if paces else ""
     axes.set_title(f"{title}{pace}", loc="left")
@@ -97,9 +102,14 @@ def _panel(
         axes.spines[side].set_visible(False)
 
 
-def _label(rows: Sequence[StageStats], stage: int, begin: float, end: float) -> str:
+def _all(stages: int) -> range:
+    return range(1, stages + 1)
+
+
+def _label(rows: Sequence[StageStats], stage: int, lanes: int, begin: float, end: float) -> str:
     """A stage, and the share of the time shown in which it works."""
     busy = sum(
         max(0.0, min(s.finished_at, end) - max(s.begun_at, begin)) for s in rows if s.stage == stage
     )
-    return f"stage {stage}\nworks {busy / max(end - begin, 1e-9):.0%}"
+    named = f"stage {stage}" + (f" x {lanes}" if lanes > 1 else "")
+    return f"{named}\nworks {busy / lanes / max(end - begin, 1e-9):.0%}"

@@ -27,7 +27,7 @@ def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[flo
 
 
 def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    prepare_stage_process(config, threads_per_stage(config, len(specs)))
+    prepare_stage_process(config, threads_per_stage(config, config.processes(len(specs))))
     loader, ready = load_data(config)
     device = "cpu"
     medians = []

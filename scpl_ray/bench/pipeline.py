@@ -117,7 +117,8 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         threads = engine.threads
     finally:
         engine.close()
-    limits = [limit(each, threads) for each in alone]
+    replicas = [config.replicas_of(spec.number) for spec in specs]
+    limits = [limit(each, threads, replicas) for each in alone]
     return Measured(
         num_cores(),
         threads,
@@ -128,9 +129,16 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
     )
 
 
-def limit(alone_ms: list[float], threads: int) -> float:
-    """The least that a step can cost on this machine's cores, in milliseconds."""
-    return max(*alone_ms, sum(alone_ms) * threads / num_cores()) if alone_ms else 0.0
+def limit(alone_ms: list[float], threads: int, replicas: list[int] | None = None) -> float:
+    """The least that a step can cost on this machine's cores, in milliseconds.
+
+    Args:
+        alone_ms: of each stage.
+        threads: of each process.
+        replicas: of each stage; None: one each.
+    """
+    each = [ms / r for ms, r in zip(alone_ms, replicas or [1] * len(alone_ms), strict=True)]
+    return max(*each, sum(alone_ms) * threads / num_cores()) if alone_ms else 0.0
 
 
 def stream(engine: RayEngine, work: list[schedule.Train]) -> Turn:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from scpl_ray.config import Config
     from scpl_ray.planning.costs import Costs
     from scpl_ray.planning.devices import Device
-    from scpl_ray.planning.plan import Plan
+    from scpl_ray.planning.prediction import Plan
 
 
 @click.command("plan")
@@ -67,7 +67,8 @@ def command(
     from scpl_ray.config import load_config
     from scpl_ray.planning.devices import find_device
     from scpl_ray.planning.links import Link, parse_latency, parse_rate
-    from scpl_ray.planning.plan import Wish, make_plan
+    from scpl_ray.planning.plan import make_plan
+    from scpl_ray.planning.prediction import Wish
 
     if profile and (device_name or costs_file):
         raise click.UsageError("--profile measures here; leave --device and --costs out with it")

@@ -47,8 +47,8 @@ def place(
     """Decides device and resources of every stage.
 
     Args:
-        config: `resources` is read.
-        num_stages: stages that live at the same time.
+        config: `resources` and `replicas` are read.
+        num_stages: processes of stages that live at the same time, replicas included.
         total: the cluster's resources, as `ray.cluster_resources()` gives them.
         private: no node can join; else an autoscaler may bring what `resources.device: cuda` asks.
 
@@ -56,6 +56,12 @@ def place(
         ResourceError: GPUs are demanded that the cluster has not and cannot get.
     """
     wish, cpus, gpus = config.resources, total.get("CPU", 0.0), total.get("GPU", 0.0)
+    many = f"{num_stages} stages"
+    named = many
+    if config.replicas and config.replicas != "auto":
+        each = ", ".join(f"stage {k}: {n} replicas" for k, n in sorted(config.replicas.items()))
+        many = f"{num_stages} processes"
+        named = f"{many} ({each})"
     cpu_share = max(0.01, _share(cpus, num_stages))
     if wish.device == "cpu" or (wish.device == "auto" and gpus == 0):
         if wish.gpus_per_stage is not None:
@@ -64,9 +70,9 @@ def place(
                 + ("resources.device is cpu" if wish.device == "cpu" else "the cluster has no GPU")
                 + "; leave it out, or add GPUs"
             )
-        line = f"{num_stages} stages on CPU, {threads_per_stage(config, num_stages)} threads each"
+        line = f"{named} on CPU, {threads_per_stage(config, num_stages)} threads each"
         if cpus < num_stages:
-            line += f"; {cpus:g} cores for {num_stages} stages: they share ({cpu_share:g} each)"
+            line += f"; {cpus:g} cores for {many}: they share ({cpu_share:g} each)"
         return Placement("cpu", cpu_share, 0.0, line)
     if gpus == 0 and private:
         raise ResourceError(
@@ -78,7 +84,7 @@ def place(
     if may_come and gpus < num_stages * (wish.gpus_per_stage or 1):
         share = wish.gpus_per_stage or 1.0
         limit = config.pipeline.start_timeout_s
-        line = f"{num_stages} stages on GPU, {share:g} GPU each; the cluster has {gpus:g} now and "
+        line = f"{named} on GPU, {share:g} GPU each; the cluster has {gpus:g} now and "
         line += f"must bring the rest within pipeline.start_timeout_s = {limit:g} s"
         return Placement("cuda", cpu_share, share, line)
     # A share lies on one GPU: three shares of 0.66 do not fit on two GPUs.
@@ -90,9 +96,9 @@ def place(
             "stages (a share cannot be split over GPUs). Lower it (a share such as "
             "0.5 puts several stages on one GPU), use fewer stages, or add GPUs"
         )
-    line = f"{num_stages} stages on GPU, {share:g} GPU each"
+    line = f"{named} on GPU, {share:g} GPU each"
     if share < 1:
-        line += f"; {gpus:g} GPUs for {num_stages} stages: they share"
+        line += f"; {gpus:g} GPUs for {many}: they share"
     return Placement("cuda", cpu_share, share, line)
 
 

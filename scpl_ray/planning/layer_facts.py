@@ -46,6 +46,7 @@ def layer_stage(
     config: Config, info: DataInfo, names: tuple[str, ...], last: bool, device: str = "cpu"
 ) -> Stage:
     """Consecutive layers as a stage of their own, with the heads that it would have."""
+    config = config.model_copy(update={"replicas": {}})
     with_exit = has_exit(config.method, 1, 1 if last else 2)
     return build_stage(StageSpec(1, names, with_exit), config, info, 10**6, 10**6, device)
 

@@ -2,135 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from scpl_ray.balance import best_cut, useful_stages
 from scpl_ray.config.schema import Config
 from scpl_ray.engine.call_size import CallSize
+from scpl_ray.errors import ConfigError
 from scpl_ray.partition import partition
 from scpl_ray.planning import baselines, memory
 from scpl_ray.planning.baselines import StagePass
 from scpl_ray.planning.costs import Costs, longer
-from scpl_ray.planning.devices import BANDWIDTH_SHARE, UTILISATION, Device
-from scpl_ray.planning.links import Link
+from scpl_ray.planning.devices import BANDWIDTH_SHARE, UTILISATION
+from scpl_ray.planning.prediction import Plan, StagePlan, Way, Wish
 from scpl_ray.planning.simulation import Schedule, StageTimes, simulate
 from scpl_ray.stage_facts import StageStats
-
-BASELINE_NAMES = ("bp", *baselines.KINDS)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked for beside the config.
-
-    Attributes:
-        stages: how many; None: as the config says.
-        link: between stages.
-        cores: stages that can compute at once; infinite: a device each.
-        call_s: seconds that a call costs a stage beside its batches.
-        device: for its memory; None: not known.
-        steps_per_epoch: None: not known.
-        price_per_hour: of one device; None: not known.
-    """
-
-    stages: int | None
-    link: Link
-    cores: float = math.inf
-    call_s: float = 0.0
-    device: Device | None = None
-    steps_per_epoch: int | None = None
-    price_per_hour: float | None = None
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage; times of a batch in seconds, sizes in MiB.
-
-    Attributes:
-        layers: names.
-        times: the parts of its step.
-        busy: share of the time that it works.
-        memory: by part.
-        fits: whether that is less than the device has; None: not known.
-        handed_mib: that its link carries a step.
-        held_mib: the most that lies handed over and not consumed before it.
-    """
-
-    layers: tuple[str, ...]
-    times: StageTimes
-    busy: float
-    memory: memory.Memory
-    fits: bool | None
-    handed_mib: float
-    held_mib: float
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to train the network, ours or another.
-
-    Attributes:
-        kind: "scpl" or one of BASELINE_NAMES.
-        devices: that it takes.
-        step_s: seconds of a batch.
-        micro_batches: of a batch.
-        efficiency: compute of all devices / (devices x step).
-        memory_mib: of its fullest device.
-        epoch_s: seconds of an epoch; None: its steps are not known.
-        epoch_cost: in the currency of the price; None: not known.
-    """
-
-    kind: str
-    devices: int
-    step_s: float
-    micro_batches: int
-    efficiency: float
-    memory_mib: float
-    epoch_s: float | None
-    epoch_cost: float | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The prediction.
-
-    Attributes:
-        name: of the config.
-        costs: that it rests on.
-        notes: what was assumed or replaced, to be said aloud.
-        stages: in order.
-        step_s: of ours, in steady state.
-        limit_s: the least that a step can cost: the slowest stage, or all of them on the cores.
-        fill_s: until the last stage begins.
-        window: calls under way at most.
-        per_call: batches of a call.
-        steps_per_epoch: None: not known.
-        ways: ours first.
-    """
-
-    name: str
-    costs: Costs
-    notes: list[str]
-    stages: list[StagePlan]
-    step_s: float
-    limit_s: float
-    fill_s: float
-    window: int
-    per_call: int
-    steps_per_epoch: int | None
-    ways: list[Way]
-
-    @property
-    def efficiency(self) -> float:
-        """As `bench --pipeline` has it: 1.0 where all but the slowest stage is hidden."""
-        return self.limit_s / self.step_s if self.step_s > 0 else 1.0
-
-    @property
-    def cut(self) -> list[int]:
-        """Layers of each stage."""
-        return [len(stage.layers) for stage in self.stages]
 
 
 def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
@@ -141,6 +28,13 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     """
     notes = []
     have = len(costs.layers)
+    if config.replicas == "auto":
+        raise ConfigError("replicas: auto is found when training starts; give numbers to predict")
+    for number, count in sorted(config.replicas.items()):
+        notes.append(
+            f"stage {number} has {count} replicas: taken as {count} times as fast; that they "
+            "exchange gradients is not in it"
+        )
     if wish.stages is not None and wish.stages > have:
         costs = longer(costs, wish.stages)
         notes.append(
@@ -150,9 +44,13 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
         )
     cut = find_cut(config, costs, wish)
     bounds = _bounds(cut)
-    times = [costs.stage_times(a, b) for a, b in bounds]
+    replicas = [config.replicas_of(k) for k in range(1, len(bounds) + 1)]
+    times = [
+        _shared(costs.stage_times(a, b), r) for (a, b), r in zip(bounds, replicas, strict=True)
+    ]
     per_call = batches_per_call(config, times, costs.input_mib)
-    window = config.pipeline.window(len(cut), per_call > 1)
+    devices = sum(replicas)
+    window = config.pipeline.window(devices, per_call > 1)
     found = simulate(
         times,
         Schedule(window, per_call, wish.call_s, config.pipeline.prefetch, costs.data_s, wish.cores),
@@ -175,11 +73,13 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
                 found.held[k] * before,
             )
         )
-    work = sum(t.seconds for t in times)
+    work = sum(t.seconds * r for t, r in zip(times, replicas, strict=True))
     limit = max(max(t.seconds for t in times), work / wish.cores)
-    places = min(len(cut), wish.cores)
+    # Replicas that share cores do not get them for nothing.
+    step = max(found.step_s, limit) if config.replicas else found.step_s
+    places = min(devices, wish.cores)
     ours = _way(
-        "scpl", len(cut), found.step_s, 1, work / (places * found.step_s),
+        "scpl", devices, step, 1, work / (places * step),
         max(row.memory.total for row in rows), wish,
     )  # fmt: skip
     others = _baselines(config, costs, bounds, wish, states)
@@ -188,7 +88,7 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
         costs,
         notes + _assumptions(costs, wish),
         rows,
-        found.step_s,
+        step,
         limit,
         found.fill_s,
         window,
@@ -212,12 +112,22 @@ def find_cut(config: Config, costs: Costs, wish: Wish) -> list[int]:
 
 def batches_per_call(config: Config, times: Sequence[StageTimes], input_mib: float) -> int:
     """What the engine would come to: the same rule, fed with the predicted steps."""
-    size = CallSize(config.pipeline)
+    size = CallSize(config.pipeline, single=bool(config.replicas))
     given = [input_mib, *(t.output_mib for t in times[:-1])]
     stats = [_stats(t, mib) for t, mib in zip(times, given, strict=True)]
     for _ in range(64):  # more than it looks back
         size.saw(stats)
     return size.now()
+
+
+def _shared(times: StageTimes, replicas: int) -> StageTimes:
+    return dataclasses.replace(
+        times,
+        forward_s=times.forward_s / replicas,
+        update_s=times.update_s / replicas,
+        receive_s=times.receive_s / replicas,
+        send_s=times.send_s / replicas,
+    )
 
 
 def _stats(times: StageTimes, given_mib: float) -> StageStats:

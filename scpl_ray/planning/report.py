@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from scpl_ray.planning.plan import Plan
+from scpl_ray.planning.prediction import Plan
 
 _NAMES = {
     "scpl": "scpl",
