@@ -131,6 +131,12 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
         warnings.append("model.word_vectors has no effect: only the built-in text models use it")
     if config.local.pool and info.kind == "text":
         warnings.append("local.pool has no effect: text has no feature maps")
+    for number in () if config.replicas == "auto" else config.replicas:
+        if number > num_stages:
+            warnings.append(
+                f"replicas: stage {number} is not among the {num_stages} stages of the start: its "
+                "replicas come if it joins"
+            )
     window = config.pipeline.window(num_stages)
     if config.pipeline.engine == "ray" and window < num_stages:
         warnings.append(

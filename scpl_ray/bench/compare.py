@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+import ray
 from rich.table import Table
 
 from scpl_ray import schedule
@@ -29,6 +30,7 @@ class Compared:
         micro_batches: of each baseline, the number that was best.
         tried_ms: of the pipelined ones, a step by the number of micro-batches.
         peak_mib: of each baseline, the most that one of its processes grew by.
+        ours_mib: what the process of each stage grew by, at most.
     """
 
     ours_ms: list[float]
@@ -36,6 +38,7 @@ class Compared:
     micro_batches: dict[str, int]
     tried_ms: dict[str, dict[int, float]]
     peak_mib: dict[str, float]
+    ours_mib: list[float]
 
     def ratios(self, kind: str) -> list[float]:
         """Baseline / ours, of each turn."""
@@ -80,9 +83,10 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
                 one = baseline(kind, config, specs, steps, best[kind])
                 found[kind].append(one.step_ms)
                 peak[kind] = one.peak_mib
+        grown = ray.get([m.actor.grown_mib.remote() for m in engine.members.live])
     finally:
         engine.close()
-    return Compared(ours, found, best, tried, peak)
+    return Compared(ours, found, best, tried, peak, grown)
 
 
 def compare_table(name: str, found: Compared) -> Table:
@@ -90,7 +94,8 @@ def compare_table(name: str, found: Compared) -> Table:
     table = Table(title=f"{name}: milliseconds a step, medians of {len(found.ours_ms)} turns")
     for column in ("", "step", "/ ours", "lowest to highest", "micro-batches", "peak, MiB"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("scpl-ray", f"{statistics.median(found.ours_ms):.1f}", "1.00", "", "", "")
+    own = ", ".join(f"{mib:.0f}" for mib in found.ours_mib)
+    table.add_row("scpl-ray", f"{statistics.median(found.ours_ms):.1f}", "1.00", "", "", own)
     for kind, steps in found.steps_ms.items():
         ratios = found.ratios(kind)
         table.add_row(

@@ -20,18 +20,18 @@ _KINDS = {
 }
 
 
-def cpu_seconds(stages: list[int]) -> dict[str, float]:
+def cpu_seconds(stages: dict[int, int]) -> dict[str, float]:
     """CPU seconds, user and system, since each process began, by what the process is.
 
     Args:
-        stages: process ids of the stages, in order.
+        stages: number of the stage, by process.
 
     Returns:
         "driver" (this process), "stage 1" ..., "data", "raylet", "gcs", "agents" and the rest.
     """
     own = psutil.Process()
     spent = {"driver": _cpu(own)}
-    numbers = {pid: f"stage {i}" for i, pid in enumerate(stages, 1)}
+    numbers = {pid: f"stage {number}" for pid, number in stages.items()}
     for process in own.children(recursive=True):
         with contextlib.suppress(psutil.Error):
             kind = numbers.get(process.pid) or _kind(process)

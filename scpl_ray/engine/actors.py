@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -85,6 +86,7 @@ class StageActor:
         self.failure: tuple[int, ScplRayError] | None = None
         self.snapshot_s = self.snapshot_mib = 0.0
         self.process = psutil.Process()
+        self.bare_mib = _peak_mib()
         self.idle_since = self.sending_since = time.perf_counter()
         self.waiting_s = self.receive_s = self.send_s = 0.0
         self.given_mib = self.handed_mib = 0.0
@@ -309,6 +311,10 @@ class StageActor:
         self.snapshot_s += self.idle_since - begun
         return state, None
 
+    def grown_mib(self) -> float:
+        """The most that this process has grown by since before its stage was built."""
+        return _peak_mib() - self.bare_mib
+
     def state(self) -> StageState:
         """Serialises the stage, with the digest of its weights."""
         return stage_state(self.stage)
@@ -325,6 +331,11 @@ class StageActor:
         if self.stage.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         return self.process.memory_info().rss / 2**20
+
+
+def _peak_mib() -> float:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def one_of(given: Given, index: int | None) -> Packet | Batch:

@@ -147,10 +147,10 @@ class RayEngine:
         return [placement.line]
 
     @property
-    def pids(self) -> list[int]:
-        """The processes of the stages that train."""
-        started = [m.started for m in self.members.live if m.started is not None]
-        return [process.pid for stage in started for process in stage.all]
+    def pids(self) -> dict[int, int]:
+        """The processes of the stages that train, with the number of the stage."""
+        started = {m.spec.number: m.started for m in self.members.live if m.started is not None}
+        return {process.pid: number for number, s in started.items() for process in s.all}
 
     def run(
         self, work: Iterable[schedule.Work], boundary: Boundary | None = None
