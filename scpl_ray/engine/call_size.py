@@ -11,7 +11,7 @@ from scpl_ray.stage_facts import StageStats
 
 # A call costs all processes together some 10 ms of CPU time: one of this length bears that.
 _LEAST_S = 0.4
-_MOST, _MOST_MIB = 64, 4.0
+_MOST, _MOST_MIB = 256, 4.0
 _SEEN = 16
 
 

@@ -22,7 +22,7 @@ def stats(seconds: float, mib: float = 0.0) -> StageStats:
 
 @pytest.mark.parametrize(
     ("seconds", "mib", "size"),
-    [(0.3, 0, 1), (0.1, 0, 4), (0.03, 0, 8), (0.01, 0, 32), (0.0001, 0, 64), (0.001, 1.0, 4)],
+    [(0.3, 0, 1), (0.1, 0, 4), (0.03, 0, 8), (0.01, 0, 32), (0.0001, 0, 256), (0.001, 1.0, 4)],
 )
 def test_short_steps_travel_together(seconds: float, mib: float, size: int) -> None:
     calls = CallSize(PipelineConfig())
