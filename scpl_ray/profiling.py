@@ -24,9 +24,12 @@ from scpl_ray.engine.build import build_stage
 from scpl_ray.models.activation import Activation, from_batch
 from scpl_ray.models.registry import build_model
 from scpl_ray.objective import has_exit
+from scpl_ray.stage import Stage
 from scpl_ray.stage_facts import StageSpec
 
-_WARM_UP, _LEAST_S, _MOST = 2, 0.2, 12
+_WARM_UP, _LEAST_S, _MOST = 2, 0.3, 12
+
+Input = tuple[Activation, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,44 +63,67 @@ def measure_layers(
         batches: real training batches; more steps than batches use them again.
         device: "cpu" or "cuda".
     """
-    config = config.model_copy(update={"replicas": {}})
     names = build_model(config, info).names
     inputs = [from_batch(batch) for batch in batches]
     alone, pairs = [], []
     for i, name in enumerate(names):
-        seconds, outputs = _time(config, info, (name,), i + 1 == len(names), inputs, device)
-        alone.append(seconds)
+        one = layer_stage(config, info, (name,), i + 1 == len(names), device)
+        parts, outputs = time_stage(one, inputs)
+        alone.append(parts.whole_s)
         if i + 1 < len(names):
-            both = (name, names[i + 1])
-            pairs.append(_time(config, info, both, i + 2 == len(names), inputs, device)[0])
+            both = layer_stage(config, info, (name, names[i + 1]), i + 2 == len(names), device)
+            pairs.append(time_stage(both, inputs)[0].whole_s)
         inputs = outputs
     return LayerTimes(names, alone, pairs)
 
 
-def _time(
-    config: Config,
-    info: DataInfo,
-    layers: tuple[str, ...],
-    last: bool,
-    inputs: list[tuple[Activation, Tensor]],
-    device: str,
-) -> tuple[float, list[tuple[Activation, Tensor]]]:
+def layer_stage(
+    config: Config, info: DataInfo, names: tuple[str, ...], last: bool, device: str = "cpu"
+) -> Stage:
+    """Consecutive layers as a stage of their own, with the heads that it would have."""
+    config = config.model_copy(update={"replicas": {}})
     with_exit = has_exit(config.method, 1, 1 if last else 2)
-    stage = build_stage(StageSpec(1, layers, with_exit), config, info, 10**6, 10**6, device)
-    times: list[float] = []
-    outputs = []
-    begun = time.perf_counter()
-    step = 0
+    return build_stage(StageSpec(1, names, with_exit), config, info, 10**6, 10**6, device)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one step; `optimizer_s` is in `update_s`."""
+
+    forward_s: float
+    update_s: float
+    optimizer_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """All of it."""
+        return self.forward_s + self.update_s
+
+
+def time_stage(stage: Stage, inputs: Sequence[Input]) -> tuple[Parts, list[Input]]:
+    """Medians of a stage's steps, and what it hands on for each input.
+
+    Args:
+        stage: a fresh one.
+        inputs: used again where more steps are needed.
+    """
+    rows: list[tuple[float, float, float]] = []
+    outputs: list[Input] = []
+    begun, step = time.perf_counter(), 0
     while step < _WARM_UP + 3 or (
         time.perf_counter() - begun < _LEAST_S and step < _WARM_UP + _MOST
     ):
         activation, labels = inputs[step % len(inputs)]
-        own = activation.map(lambda t: t.to(device, copy=True))
+        own = activation.map(lambda t: t.to(stage.device, copy=True))
+        there = labels.to(stage.device)
         start = time.perf_counter()
-        output = stage.forward(step, own, labels.to(device))
-        stage.update(step)
-        times.append(time.perf_counter() - start)
+        output = stage.forward(step, own, there)
+        middle = time.perf_counter()
+        stats = stage.update(step)
+        update = time.perf_counter() - middle
+        optimizer = max(0.0, stats.update_s - stats.loss_s - stats.backward_s)
+        rows.append((middle - start, update, optimizer))
         if step < len(inputs):
             outputs.append((output.map(lambda t: t.clone()), labels))
         step += 1
-    return statistics.median(times[_WARM_UP:]), outputs
+    return Parts(*map(statistics.median, zip(*rows[_WARM_UP:], strict=True))), outputs

@@ -16,8 +16,9 @@ from scpl_ray.models.activation import from_batch
 from scpl_ray.models.registry import build_model
 from scpl_ray.planning.costs import Costs, LayerCost
 from scpl_ray.planning.devices import Device
-from scpl_ray.planning.layer_facts import MIB, Facts, activation_mib, layer_stage, look
+from scpl_ray.planning.layer_facts import MIB, Facts, activation_mib, look
 from scpl_ray.planning.memory import optimizer_states
+from scpl_ray.profiling import layer_stage
 
 
 def estimate(config: Config, info: DataInfo, batch: Batch, device: Device) -> Costs:

@@ -11,12 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scpl_ray.config.schema import Config
-from scpl_ray.data.batch import DataInfo
-from scpl_ray.engine.build import build_stage
 from scpl_ray.models.activation import Activation
-from scpl_ray.objective import has_exit
 from scpl_ray.stage import Stage
-from scpl_ray.stage_facts import StageSpec
 
 MIB = 2**20
 
@@ -40,15 +36,6 @@ class Facts:
     head_params_mib: float
     saved_mib: float
     output: Activation
-
-
-def layer_stage(
-    config: Config, info: DataInfo, names: tuple[str, ...], last: bool, device: str = "cpu"
-) -> Stage:
-    """Consecutive layers as a stage of their own, with the heads that it would have."""
-    config = config.model_copy(update={"replicas": {}})
-    with_exit = has_exit(config.method, 1, 1 if last else 2)
-    return build_stage(StageSpec(1, names, with_exit), config, info, 10**6, 10**6, device)
 
 
 def look(stage: Stage, config: Config, given: Activation, labels: Tensor) -> Facts:

@@ -1,8 +1,8 @@
 """Layer costs measured on this machine, in a fresh process with a stage actor's settings.
 
 Each layer runs as a stage of its own, and behind its neighbour as a stage of two; the difference
-is what the gradient of its input costs (see `scpl_ray.profiling`, which measures whole steps the
-same way; here the parts of a step and the memory are needed too).
+is what the gradient of its input costs. As `scpl_ray.profiling`, whose clock it uses, but with the
+parts of a step and the memory.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from scpl_ray.config.schema import Config
 from scpl_ray.planning.costs import Costs, LayerCost
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from scpl_ray.data.batch import DataInfo
-    from scpl_ray.models.activation import Activation
+    from scpl_ray.profiling import Input
     from scpl_ray.stage import Stage
 
-    Input = tuple[Activation, Tensor]
-
-_BATCHES, _WARM_UP, _STEPS = 4, 2, 12
-_LEAST_S = 0.3
-_COPY_MIB = 8
+_BATCHES, _WARM_UP, _COPY_MIB = 4, 2, 8
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,8 @@ def _median(work: Callable[[], object]) -> float:
 def _measure_layers(
     config: Config, info: DataInfo, names: tuple[str, ...], batches: list[Input]
 ) -> tuple[LayerCost, ...]:
-    from scpl_ray.planning.layer_facts import activation_mib, layer_stage, look
+    from scpl_ray.planning.layer_facts import activation_mib, look
+    from scpl_ray.profiling import layer_stage, time_stage
 
     inputs = previous = batches
     found = []
@@ -132,7 +127,7 @@ def _measure_layers(
         last = i + 1 == len(names)
         stage = layer_stage(config, info, (name,), last)
         facts = look(stage, config, *inputs[0])
-        parts, outputs = _time(stage, inputs)
+        parts, outputs = time_stage(stage, inputs)
         in_head = facts.head_params_mib / max(facts.params_mib + facts.head_params_mib, 1e-9)
         head = _time_head(stage, outputs) + in_head * parts.optimizer_s
         body = max(0.0, parts.update_s - head)
@@ -140,7 +135,7 @@ def _measure_layers(
         gradient = 0.0
         if before is not None:
             pair = layer_stage(config, info, (names[i - 1], name), last)
-            both = _time(pair, previous)[0].whole_s
+            both = time_stage(pair, previous)[0].whole_s
             gradient = both - (before[0] - before[1]) - parts.whole_s
         found.append(
             LayerCost(
@@ -161,41 +156,6 @@ def _measure_layers(
         before = (parts.whole_s, min(head, parts.update_s))
         previous, inputs = inputs, outputs
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    forward_s: float
-    update_s: float
-    optimizer_s: float
-
-    @property
-    def whole_s(self) -> float:
-        return self.forward_s + self.update_s
-
-
-def _time(stage: Stage, inputs: list[Input]) -> tuple[_Parts, list[Input]]:
-    """Medians of a stage's steps, and what it hands on for each input."""
-    rows: list[tuple[float, float, float]] = []
-    outputs: list[Input] = []
-    begun = time.perf_counter()
-    step = 0
-    while step < _WARM_UP + 3 or (
-        step < _WARM_UP + _STEPS and time.perf_counter() - begun < _LEAST_S
-    ):
-        activation, labels = inputs[step % len(inputs)]
-        start = time.perf_counter()
-        output = stage.forward(step, activation.map(lambda t: t.clone()), labels)
-        middle = time.perf_counter()
-        stats = stage.update(step)
-        update = time.perf_counter() - middle
-        optimizer = max(0.0, stats.update_s - stats.loss_s - stats.backward_s)
-        rows.append((middle - start, update, optimizer))
-        if step < len(inputs):
-            outputs.append((output.map(lambda t: t.clone()), labels))
-        step += 1
-    forward_s, update_s, optimizer_s = map(statistics.median, zip(*rows[_WARM_UP:], strict=True))
-    return _Parts(forward_s, update_s, optimizer_s), outputs
 
 
 def _time_head(stage: Stage, outputs: list[Input]) -> float:
