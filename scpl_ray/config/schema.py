@@ -171,6 +171,11 @@ class PipelineConfig(Section):
     activation_dtype: Literal["computed", "bf16"] = Field(
         "computed", description="bf16: what a stage hands on is rounded, and half as much travels"
     )
+    transport: Literal["auto", "object_store", "nixl"] = Field(
+        "auto",
+        description="how activations travel; nixl: directly, without fault_tolerance; auto: that "
+        "only where every stage has a GPU and nixl, and fault_tolerance is off",
+    )
     prefetch: Annotated[int, Field(ge=0)] = Field(8, description="calls whose batches are ready")
     step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
@@ -376,5 +381,12 @@ class Config(Section):
             raise ValueError(
                 f"pipeline.batches_per_call: {per_call} does not go with `replicas`: their batches "
                 "are handed out one by one; allowed with replicas: auto, 1"
+            )
+        if self.pipeline.transport == "nixl" and self.fault_tolerance.enabled:
+            raise ValueError(
+                "pipeline.transport: 'nixl' does not go with fault_tolerance.enabled: true: what "
+                "goes directly is gone with the process that sent it, and a stage that dies is "
+                "replayed from such inputs. Set fault_tolerance.enabled to false, or take auto or "
+                "object_store"
             )
         return self

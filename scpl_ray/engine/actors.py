@@ -24,7 +24,7 @@ from scpl_ray.engine.build import (
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
 from scpl_ray.engine.live_state import LiveState, live_state, load_live_state
-from scpl_ray.engine.transport import Packet, pack, unpack
+from scpl_ray.engine.transport import Packet, open_transport
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
 from scpl_ray.schedule import Evaluate, Train
@@ -53,6 +53,7 @@ class Started:
         built_at: the layers were on their device.
         node: Ray's id of the machine.
         replicas: the stage's other processes.
+        transport: what it sends with.
     """
 
     pid: int
@@ -61,6 +62,7 @@ class Started:
     init_at: float
     built_at: float
     node: str = ""
+    transport: str = "object_store"
     replicas: tuple[Started, ...] = ()
 
     @property
@@ -106,9 +108,10 @@ class StageActor:
         vectors: WordVectors | None = None,
         weights: bytes | None = None,
         state: StageState | LiveState | None = None,
+        transport: str = "object_store",
         *replicas: Started,
     ) -> Started:
-        """Builds the stage on its device; for the arguments see `build_stage`.
+        """Builds the stage on its device; see `build_stage`, and `open_transport`.
 
         Its other replicas have been built when this one is.
         """
@@ -118,13 +121,20 @@ class StageActor:
             self.stage = build_stage(spec, config, info, *totals, device, vectors, weights, saved)
             if isinstance(state, LiveState):
                 load_live_state(self.stage, state)
+            self.send_by(transport)
         except ScplRayError:
             raise
         except Exception as error:
             raise stage_error(spec.number, Train(-1, -1), None, error) from None
         made = self.process.create_time()
         node = ray.get_runtime_context().get_node_id()
-        return Started(os.getpid(), made, LOADED_AT, self.init_at, time.time(), node, replicas)
+        times = (made, LOADED_AT, self.init_at, time.time())
+        return Started(os.getpid(), *times, node, self.transport.name, replicas)
+
+    def send_by(self, transport: str) -> None:
+        """Sends and receives by this transport from now on; see `open_transport`."""
+        who = f"stage {self.spec.number}"
+        self.transport = open_transport(transport, self.stage.device, who)
 
     def begin(self, generation: int, last: int, step: int | None = None) -> None:
         """Takes its place: after the work numbered `last`, and, where it joins, at `step`."""
@@ -172,7 +182,7 @@ class StageActor:
         self.fence.check(ticket)
         self._awake()
         begun = time.perf_counter()
-        activation, labels = unpack(packet, self.stage.device)
+        activation, labels = self.transport.unpack(packet)
         self.receive_s = time.perf_counter() - begun
         try:
             output = self.stage.forward(work.step, activation, labels)
@@ -181,7 +191,7 @@ class StageActor:
             self.sending_since = time.perf_counter()
             if last:
                 return None
-            handed = pack(output, labels)
+            handed = self.transport.pack(output, labels)
             self.handed_mib = _mib(handed)
             return handed
         except Exception as error:
@@ -274,14 +284,14 @@ class StageActor:
         self, ticket: Ticket, packet: Packet | Batch, last: bool
     ) -> tuple[Packet | None, ExitScore]:
         self.fence.check(ticket)
-        activation, labels = unpack(packet, self.stage.device)
+        activation, labels = self.transport.unpack(packet)
         try:
             output, score = self.stage.evaluate(activation, labels)
         except Exception as error:
             raise stage_error(self.spec.number, Train(-1, -1), activation, error) from None
         self.fence.passed(ticket)
         self.idle_since = time.perf_counter()
-        return (None if last else pack(output, labels)), score
+        return (None if last else self.transport.pack(output, labels)), score
 
     def stash(self, ticket: Ticket, epoch: int) -> None:
         """Keeps the weights of an epoch's end."""
@@ -347,5 +357,6 @@ def one_of(given: Given, index: int | None) -> Packet | Batch:
 
 
 def _mib(packet: Packet | Batch) -> float:
-    arrays = packet.arrays if isinstance(packet, Packet) else tuple(packet.inputs.values())
-    return float(sum(array.nbytes for array in arrays)) / 2**20
+    if isinstance(packet, Batch):
+        return float(sum(array.nbytes for array in packet.inputs.values())) / 2**20
+    return packet.nbytes / 2**20

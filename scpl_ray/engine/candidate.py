@@ -44,7 +44,7 @@ class RayCandidate:
         bundle = {name: amount for name, amount in wanted.items() if amount}
         count = config.replicas_of(spec.number)
         self.group = placement_group([bundle] * count) if bundle else None
-        options: dict[str, Any] = {"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus}
+        options = {"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus, **args.options}
         kind = StageActor if count == 1 else ReplicaActor
         self.actors = []
         for i in range(count):

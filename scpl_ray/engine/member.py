@@ -35,6 +35,7 @@ class BuildArgs:
         steps_per_epoch: training steps of an epoch.
         vectors: reference to word vectors for the embedding, or None.
         weights: reference to the weights to start from, or None.
+        transport: what it sends and receives with; see `transport_choice`.
     """
 
     info: DataInfo
@@ -42,13 +43,20 @@ class BuildArgs:
     steps_per_epoch: int
     vectors: Any = None
     weights: Any = None
+    transport: str = "object_store"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What its actor needs for that, of Ray."""
+        return {} if self.transport == "object_store" else {"enable_tensor_transport": True}
 
     def build(
         self, actors: list[Any], spec: StageSpec, config: Config, device: str, state: Any = None
     ) -> Any:
         """Has the processes of a stage build it; returns the reference to its `Started`."""
         info, totals = self.info, (self.total_steps, self.steps_per_epoch)
-        same = (spec, config, info, *totals, device, self.vectors, self.weights, state)
+        given = (self.vectors, self.weights, state, self.transport)
+        same = (spec, config, info, *totals, device, *given)
         others = [actor.build.remote(*same) for actor in actors[1:]]
         return actors[0].build.remote(*same, *others)
 

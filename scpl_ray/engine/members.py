@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from scpl_ray.engine.parked_actor import ParkedActor
 from scpl_ray.engine.placement import Placement, place_one, shortage
 from scpl_ray.engine.replica_actor import ReplicaActor
 from scpl_ray.engine.spare import Spare
+from scpl_ray.engine.transport_choice import Wish, settle
 from scpl_ray.engine.wording import worded
 from scpl_ray.stage_facts import StageSpec
 
@@ -93,6 +94,22 @@ class Members:
                 self._park(Parked(spec, config, ray.put(state)))
         return [self.build(member) for member in self.live]
 
+    def settle_transport(self, wish: Wish) -> str:
+        """Has all stages, and those to come, send in the same way; returns it in one line."""
+        started = {
+            f"{m.spec.number} (replica {i + 1})" if i else m.spec.number: process.transport
+            for m in self.live
+            if m.started is not None
+            for i, process in enumerate(m.started.all)
+        }
+        transport, line = settle(wish, started)
+        if any(each != transport for each in started.values()):
+            for member in self.live:
+                for actor in member.actors:
+                    actor.send_by.remote(transport)
+        self._args = replace(self._args, transport=transport)
+        return line
+
     @property
     def parked(self) -> list[StageSpec]:
         """The stages that have left, in order."""
@@ -103,13 +120,14 @@ class Members:
         return list(self._parked)
 
     def _make(self, num_cpus: float = 0.0, num_gpus: float = 0.0) -> Any:
-        make = remote(StageActor, num_cpus=num_cpus, num_gpus=num_gpus)
+        options = self._args.options
+        make = remote(StageActor, num_cpus=num_cpus, num_gpus=num_gpus, **options)
         return make.remote(self.config, self.threads, self.paths)
 
     def _make_all(self, count: int, cpus: float, gpus: float) -> list[Any]:
         if count == 1:
             return [self._make(cpus, gpus)]
-        make = remote(ReplicaActor, num_cpus=cpus, num_gpus=gpus)
+        make = remote(ReplicaActor, num_cpus=cpus, num_gpus=gpus, **self._args.options)
         return [make.remote(self.config, self.threads, self.paths) for _ in range(count)]
 
     def build(self, member: Member) -> Any:
@@ -192,7 +210,8 @@ class Members:
 
     def _start_parked_actor(self) -> None:
         make = remote(ParkedActor, num_cpus=0, scheduling_strategy=beside_driver())
-        self.parked_actor = make.remote(self.config, self.threads, self.paths)
+        transport = self._args.transport
+        self.parked_actor = make.remote(self.config, self.threads, self.paths, transport)
 
     def renew_parked(self) -> None:
         """Gives the stages that have left another process."""

@@ -10,7 +10,7 @@ from scpl_ray.engine.actors import extend_path
 from scpl_ray.engine.base import StageState
 from scpl_ray.engine.build import build_stage, prepare_process
 from scpl_ray.engine.fence import OutOfTurn
-from scpl_ray.engine.transport import Packet, unpack
+from scpl_ray.engine.transport import Packet, open_transport
 from scpl_ray.stage import Stage
 from scpl_ray.stage_facts import ExitScore, StageSpec
 
@@ -24,12 +24,18 @@ class ParkedActor:
         config: the run's config.
         threads: CPU threads, equal in all stages.
         paths: entries of the driver's module path.
+        transport: what the stages that train send with.
     """
 
-    def __init__(self, config: Config, threads: int, paths: list[str]) -> None:
+    def __init__(
+        self, config: Config, threads: int, paths: list[str], transport: str = "object_store"
+    ) -> None:
         extend_path(paths)
         prepare_process(config, threads)
         self.stages: dict[int, Stage] = {}
+        self.transport = open_transport(
+            transport, torch.device("cpu"), "the process of the stages that have left"
+        )
 
     def add(
         self,
@@ -52,7 +58,7 @@ class ParkedActor:
         Raises:
             OutOfTurn: one of them is not here: its process died before it could be taken in.
         """
-        activation, labels = unpack(packet, torch.device("cpu"))
+        activation, labels = self.transport.unpack(packet)
         scores = []
         for number in numbers:
             if number not in self.stages:

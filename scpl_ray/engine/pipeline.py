@@ -1,4 +1,4 @@
-"""The streamed pipeline: one Ray actor per stage, activations through the object store.
+"""The streamed pipeline: one Ray actor per stage, activations from actor to actor.
 
 This process holds the loop and passes references, never bytes:
 
@@ -41,6 +41,7 @@ from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.collector import Collector
+from scpl_ray.engine.direct import not_importable
 from scpl_ray.engine.faults import Broken, ProcessDied
 from scpl_ray.engine.marks import Marks
 from scpl_ray.engine.member import BuildArgs, Member
@@ -48,6 +49,7 @@ from scpl_ray.engine.members import Members
 from scpl_ray.engine.placement import place, threads_per_stage
 from scpl_ray.engine.recovery import Recovery
 from scpl_ray.engine.source import Source
+from scpl_ray.engine.transport_choice import choose
 from scpl_ray.engine.wording import worded
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage_facts import StageSpec
@@ -126,12 +128,14 @@ class RayEngine:
         config, ready = self.config, self.ready
         most = config.processes(max(len(specs), planned or 0))
         placement = place(config, most, ray.cluster_resources(), self.members.private)
+        wish = choose(config, placement.device, not_importable)
         args = BuildArgs(
             ready.info,
             ready.steps_per_epoch * config.train.epochs,
             ready.steps_per_epoch,
             None if vectors is None else ray.put(vectors),
             None if weights is None else ray.put(weights),
+            wish.transport,
         )
         threads = threads_per_stage(config, most)
         self.marks.rounds = config.rounds(ready.steps_per_epoch)
@@ -140,11 +144,12 @@ class RayEngine:
         self._asking.wait_built(built, placement)
         for ref, member in zip(built, self.members.live, strict=True):
             self._asking.built(ref, member)
+        line = self.members.settle_transport(wish)
         ft = config.fault_tolerance
         cpu = placement.device == "cpu"
         self.members.spare.wanted = ft.enabled and ft.standby and cpu and self.members.private
         self.recovery.start_step = 0 if resumed is None else resumed.step
-        return [placement.line]
+        return [placement.line, line]
 
     @property
     def pids(self) -> dict[int, int]:

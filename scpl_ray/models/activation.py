@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,15 @@ class Activation:
         return ", ".join(parts)
 
 
-def from_batch(batch: Batch) -> tuple[Activation, Tensor]:
-    """Copies a batch into fresh tensors: (activation a_0, labels [B])."""
+def from_batch(
+    batch: Batch, take: Callable[[np.ndarray], Tensor] = torch.tensor
+) -> tuple[Activation, Tensor]:
+    """Copies a batch into fresh tensors: (activation a_0, labels [B]).
+
+    Args:
+        batch: arrays that may be shared with others.
+        take: makes a tensor of an array; it copies.
+    """
     hidden = batch.inputs["tokens"] if "tokens" in batch.inputs else batch.inputs["images"]
     mask = batch.inputs.get("mask")
-    return (
-        Activation(torch.tensor(hidden), None if mask is None else torch.tensor(mask)),
-        torch.tensor(batch.labels),
-    )
+    return Activation(take(hidden), None if mask is None else take(mask)), take(batch.labels)
