@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scpl_ray.config.schema import ElasticConfig, GrowWhenConfig, MomentsConfig
+from scpl_ray.config.running import ElasticConfig, GrowWhenConfig, MomentsConfig
 
 _KNOWN_PACE = 5
 _SOON_STEPS = 20

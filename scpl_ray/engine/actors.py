@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 import ray
@@ -24,6 +24,7 @@ from scpl_ray.engine.build import (
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
 from scpl_ray.engine.live_state import LiveState, live_state, load_live_state
+from scpl_ray.engine.started import Started
 from scpl_ray.engine.transport import Packet, open_transport
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
@@ -39,36 +40,6 @@ Given = Packet | Batch | list[Packet | Batch]
 def extend_path(paths: list[str]) -> None:
     """Adds entries of the driver's module path."""
     sys.path[:0] = [p for p in paths if p not in sys.path]
-
-
-@dataclass(frozen=True)
-class Started:
-    """When a stage's process was where, in seconds since 1970.
-
-    Attributes:
-        pid: the process.
-        process_at: it was made; Ray may have made it ahead.
-        imports_at: the first import of ours began.
-        init_at: imports were done.
-        built_at: the layers were on their device.
-        node: Ray's id of the machine.
-        replicas: the stage's other processes.
-        transport: what it sends with.
-    """
-
-    pid: int
-    process_at: float
-    imports_at: float
-    init_at: float
-    built_at: float
-    node: str = ""
-    transport: str = "object_store"
-    replicas: tuple[Started, ...] = ()
-
-    @property
-    def all(self) -> tuple[Started, ...]:
-        """All processes of the stage."""
-        return (self, *self.replicas)
 
 
 class StageActor:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.config.running import PipelineConfig
 from scpl_ray.engine.base import DataReady
 from scpl_ray.engine.faults import ProcessDied
 from scpl_ray.engine.member import Member

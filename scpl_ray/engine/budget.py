@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from scpl_ray.config.schema import FaultToleranceConfig
+from scpl_ray.config.running import FaultToleranceConfig
 from scpl_ray.engine.base import Failure
 
 

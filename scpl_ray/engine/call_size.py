@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.config.running import PipelineConfig
 from scpl_ray.stage_facts import StageStats
 
 # A call costs all processes together some 10 ms of CPU time: one of this length bears that.

@@ -11,11 +11,12 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from scpl_ray.config.schema import Config
-from scpl_ray.engine.actors import StageActor, Started
+from scpl_ray.engine.actors import StageActor
 from scpl_ray.engine.base import Progress
 from scpl_ray.engine.member import BuildArgs, Member, remote
 from scpl_ray.engine.placement import Placement, shortage
 from scpl_ray.engine.replica_actor import ReplicaActor
+from scpl_ray.engine.started import Started
 from scpl_ray.engine.wording import worded
 from scpl_ray.stage_facts import StageSpec
 

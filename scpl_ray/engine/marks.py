@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from scpl_ray.config.schema import FaultToleranceConfig
+from scpl_ray.config.running import FaultToleranceConfig
 from scpl_ray.rounds import Rounds
 from scpl_ray.schedule import Snapshot, Train, Work
 

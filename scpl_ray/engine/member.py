@@ -14,9 +14,9 @@ from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine import cluster
-from scpl_ray.engine.actors import Started
 from scpl_ray.engine.base import PROBATION_STEPS
 from scpl_ray.engine.calls import Piece
+from scpl_ray.engine.started import Started
 from scpl_ray.stage_facts import StageSpec, StageStats
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scpl_ray import schedule
-from scpl_ray.config.schema import PipelineConfig
+from scpl_ray.config.running import PipelineConfig
 from scpl_ray.engine.ahead import Ahead
 from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.calls import Piece

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pytest import MonkeyPatch
 
-from scpl_ray.config.schema import ElasticConfig, GrowWhenConfig
+from scpl_ray.config.running import ElasticConfig, GrowWhenConfig
 from scpl_ray.elastic import plan
 from scpl_ray.elastic.plan import (
     Decision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scpl_ray.config.schema import FaultToleranceConfig
+from scpl_ray.config.running import FaultToleranceConfig
 from scpl_ray.engine.budget import Budget
 from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
 from scpl_ray.engine.marks import Marks
