@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scpl_ray.config.schema import Config
+from scpl_ray.engine.transport import tensors_of
 from scpl_ray.models.activation import Activation
 from scpl_ray.stage import Stage
 
@@ -84,5 +85,4 @@ def tensors_mib(tensors: Iterable[Tensor]) -> float:
 
 def activation_mib(activation: Activation) -> float:
     """What crosses a link: hidden, mask and states."""
-    mask = [] if activation.mask is None else [activation.mask]
-    return tensors_mib([activation.hidden, *mask, *activation.states])
+    return tensors_mib(tensors_of(activation))
