@@ -13,6 +13,7 @@ from scpl_ray.bench.baselines import KINDS, baseline
 from scpl_ray.bench.pipeline import START_S, WARM_UP, stream
 from scpl_ray.config import Config
 from scpl_ray.engine.pipeline import RayEngine
+from scpl_ray.errors import ConfigError
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
@@ -45,6 +46,23 @@ class Compared:
         return [b / o for b, o in zip(self.steps_ms[kind], self.ours_ms, strict=True)]
 
 
+def micro_batches(kind: str, batch: int, stages: int) -> list[int]:
+    """Numbers of micro-batches to try; torch's 1F1B takes no fewer than there are stages.
+
+    Raises:
+        ConfigError: the batch cannot be divided so.
+    """
+    least = stages if kind == "1f1b" else 1
+    sizes = [m for m in _MICRO if m >= least and batch % m == 0]
+    if not sizes:
+        known = ", ".join(str(m) for m in _MICRO if m >= least)
+        raise ConfigError(
+            f"train.batch_size: {batch} cannot be divided into {least} or more micro-batches of "
+            f"{kind}; allowed: a multiple of one of {known}"
+        )
+    return sizes
+
+
 def compare(config: Config, steps: int, repeats: int) -> Compared:
     """Runs the pipeline and each baseline in turns.
 
@@ -56,7 +74,6 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
     Raises:
         ConfigError: a baseline cannot train this network.
     """
-    sizes = [m for m in _MICRO if config.train.batch_size % m == 0]
     engine = RayEngine(config)
     ours: list[float] = []
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -69,6 +86,7 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         specs = plan_stages(config, partition(names, config.stages))
         for kind in ("gpipe", "1f1b"):
             short = max(4, steps // 4)
+            sizes = micro_batches(kind, config.train.batch_size, len(specs))
             tried[kind] = {m: baseline(kind, config, specs, short, m).step_ms for m in sizes}
             best[kind] = min(tried[kind], key=tried[kind].__getitem__)
         engine.start(specs, None)

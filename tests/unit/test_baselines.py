@@ -81,3 +81,12 @@ def test_the_weights_are_those_of_plain_pytorch(
 def test_what_they_cannot_train_is_said(specs: list[StageSpec]) -> None:
     with pytest.raises(ConfigError, match="images so far"):
         baseline("gpipe", load_config({"data": {"source": "movie_snippets"}}), specs, 1, 1)
+
+
+def test_numbers_of_micro_batches() -> None:
+    from scpl_ray.bench.compare import micro_batches
+
+    assert micro_batches("gpipe", 24, 3) == [1, 2, 4, 8]
+    assert micro_batches("1f1b", 24, 3) == [4, 8]
+    with pytest.raises(ConfigError, match="train.batch_size: 3 cannot be divided into 2"):
+        micro_batches("1f1b", 3, 2)
