@@ -87,11 +87,9 @@ class Start:
         folder = RunFolder(config, overwrite, goes_on)
         check_before(config)
         if goes_on and (folder.path / CONFIG).exists():
-            then = load_config(folder.path / CONFIG)
-            return config.model_copy(update={"stages": then.stages, "replicas": then.replicas})
+            return _cut_as(config, load_config(folder.path / CONFIG))
         if goes_on and (saved := Safekeeping(config, folder.path, self.say).newest()) is not None:
-            then = load_config(saved.run["config"])
-            return config.model_copy(update={"stages": then.stages, "replicas": then.replicas})
+            return _cut_as(config, load_config(saved.run["config"]))
         config, line = cut_layers(config)
         self.say(line)
         return config
@@ -167,3 +165,7 @@ class Start:
         known = {f.name for f in dataclasses.fields(Failure)}
         tree = [] if self.saved is None else self.saved.run["failures"]
         return [Failure(**{k: v for k, v in row.items() if k in known}) for row in tree]
+
+
+def _cut_as(config: Config, then: Config) -> Config:
+    return config.model_copy(update={"stages": then.stages, "replicas": then.replicas})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scpl_ray.engine.base import StageState
 from scpl_ray.engine.build import save_tensors
-from scpl_ray.engine.transport import to_numpy, to_torch
+from scpl_ray.engine.transport import named_array, to_torch
 from scpl_ray.stage import Stage
 
 Arrays = dict[str, tuple[np.ndarray, str]]
@@ -67,7 +67,7 @@ def load_live_state(stage: Stage, state: LiveState) -> None:
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    return {name: (to_numpy(t), str(t.dtype)[6:]) for name, t in tensors.items()}
+    return {name: named_array(t) for name, t in tensors.items()}
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
-import torch
 
 from scpl_ray.engine.actors import Given, StageActor, one_of
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Ticket
-from scpl_ray.engine.transport import Packet, to_numpy
+from scpl_ray.engine.transport import Packet, named_array, to_torch
 from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Train
 from scpl_ray.share import Share
@@ -26,10 +25,10 @@ from scpl_ray.stage_facts import StageStats
 
 @dataclass(frozen=True)
 class ShareArrays:
-    """A `Share` as arrays of the host."""
+    """A `Share` as arrays of the host, with torch's names of their types."""
 
-    gradients: list[np.ndarray | None]
-    buffers: list[np.ndarray]
+    gradients: list[tuple[np.ndarray, str] | None]
+    buffers: list[tuple[np.ndarray, str]]
 
 
 class ReplicaActor(StageActor):
@@ -57,8 +56,8 @@ class ReplicaActor(StageActor):
         arrays = None
         if share is not None:
             arrays = ShareArrays(
-                [None if g is None else to_numpy(g) for g in share.gradients],
-                [to_numpy(b) for b in share.buffers],
+                [None if g is None else named_array(g) for g in share.gradients],
+                [named_array(b) for b in share.buffers],
             )
         return arrays, replace(self._told(stats), replica=replica)
 
@@ -79,5 +78,5 @@ class ReplicaActor(StageActor):
 
 
 def _tensors(arrays: ShareArrays) -> Share:
-    gradients = [None if a is None else torch.tensor(a) for a in arrays.gradients]
-    return Share(gradients, [torch.tensor(b) for b in arrays.buffers])
+    gradients = [None if a is None else to_torch(*a) for a in arrays.gradients]
+    return Share(gradients, [to_torch(*b) for b in arrays.buffers])

@@ -212,6 +212,11 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return (host.view(torch.int16) if host.dtype == torch.bfloat16 else host).numpy()
 
 
+def named_array(tensor: Tensor) -> tuple[np.ndarray, str]:
+    """A tensor as `to_numpy` gives it, with torch's name of its type, for `to_torch`."""
+    return to_numpy(tensor), str(tensor.dtype)[6:]
+
+
 def to_torch(array: np.ndarray, dtype: str) -> Tensor:
     """Copies an array into a tensor of the type of that name."""
     return _viewed(torch.tensor(array), dtype)
