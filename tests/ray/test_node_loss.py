@@ -67,7 +67,9 @@ def test_a_machine_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     assert run.summary["weights_sha256"] == run_job(plain)[0].summary["weights_sha256"]
     assert commander.steps == list(range(120))
     first, second = run.summary["failures"]
-    back = [line for line in commander.lines if "all stages go back" in line]
-    assert [line.split()[-1] for line in back] == ["0", "50"]
+    back = [line.split() for line in commander.lines if "all stages go back" in line]
+    begin, checkpoint = (int(words[-1]) for words in back)
+    # A checkpoint that is due waits until the one before it is written.
+    assert begin == 0 and 25 <= checkpoint < lost_at[1]
     assert max(first["seconds"], second["seconds"]) < 30
     assert len(lost_at) == 2
