@@ -147,18 +147,21 @@ def stream(engine: RayEngine, work: list[schedule.Train]) -> Turn:
     ends: list[float] = []
     stats: list[tuple[StageStats, ...]] = []
     first = min(WARM_UP, len(work) // 3)
+    # The window drains at the end: the last steps have the machine to themselves.
+    last = len(work)
     cpu: dict[str, float] = {}
+    spent: dict[str, float] = {}
     for done in engine.run(work):
         ends.append(time.perf_counter())
         stats.append(done.stats)
         if len(ends) == first:
             cpu = cpu_seconds(engine.pids)
-    spent = cpu_seconds(engine.pids)
-    # The window drains at the end: the last steps have the machine to themselves.
-    drains = min(engine.chain.window * engine.calls.now(), (len(ends) - first) // 3)
-    last = len(ends) - drains
+            drains = engine.chain.window * engine.calls.now()
+            last -= min(drains, (len(work) - first) // 3)
+        if len(ends) == last:
+            spent = cpu_seconds(engine.pids)
     steady = list(zip(*stats[first:last], strict=True))
-    timed = len(ends) - first
+    timed = last - first
     return Turn(
         # By the moments at which the slowest to finish finished: many come back in one call.
         1000 * _pace([s[-1].finished_at for s in stats[first:last]]),

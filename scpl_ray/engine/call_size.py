@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from scpl_ray.config.running import PipelineConfig
 from scpl_ray.stage_facts import StageStats
 
-# A call costs all processes together some 10 ms of CPU time: one of this length bears that.
-_LEAST_S = 0.4
+# A call costs all processes together some 10 ms of CPU time, and a stage a few ms of waiting for
+# its next: one of this length bears that. Growth and snapshots wait for the calls under way.
+_LEAST_S = 1.0
 _MOST, _MOST_MIB = 256, 4.0
 _SEEN = 16
 
