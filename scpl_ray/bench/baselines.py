@@ -5,14 +5,15 @@
   2104.04473): torch.distributed.pipelining over gloo, one process for each stage.
 
 The network is the config's layers and the exit head behind the last one; the loss its cross
-entropy; optimizer, batches, threads and allocator settings are those of the stages.
+entropy; optimizer, batches, threads and allocator settings are those of the stages. Where a mask
+goes with the batch, each process has it from its own copy of the data.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import queue
-import resource
 import statistics
 import tempfile
 import time
@@ -26,18 +27,21 @@ from torch import Tensor, nn
 
 from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
+from scpl_ray.data.loader import BatchLoader
 from scpl_ray.engine.build import prepare_stage_process
 from scpl_ray.engine.data import load_data
 from scpl_ray.engine.placement import num_cores
-from scpl_ray.errors import ConfigError, RunError
+from scpl_ray.errors import RunError
 from scpl_ray.models.activation import Activation, from_batch
 from scpl_ray.models.layers import apply_layer
 from scpl_ray.models.registry import build_model
 from scpl_ray.optim import make_optimizer
+from scpl_ray.peak_memory import PeakMemory, own_mib
 from scpl_ray.stage_facts import StageSpec
 from scpl_ray.stage_module import StageModule
 
 KINDS = ("bp", "bp_all_cores", "gpipe", "1f1b")
+Given = tuple[Activation, Tensor]
 _WARM_UP = 3
 _LIMIT_S = 600.0
 
@@ -50,7 +54,8 @@ class Baseline:
         name: which.
         step_ms: a step in steady state, median.
         micro_batches: of a batch; 1 where there are none.
-        peak_mib: the most that one of its processes grew by, from before the network was built.
+        peak_mib: the most that one of its processes grew by, from before the network was built,
+            in memory of its own.
     """
 
     name: str
@@ -79,16 +84,17 @@ class Segment(nn.Module):
         self.names, self.stack, self.reduce = whole.names, whole.stack, whole.reduce
         self.head = whole.objective.exit_head
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[B, ...] -> the next segment's input, or logits [B, C]."""
-        activation = Activation(hidden)
+    def forward(
+        self, hidden: Tensor, *states: Tensor, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """[B, ...] and states -> the next segment's input, or logits [B, C]."""
+        activation = Activation(hidden, mask, states)
         for layer in self.stack:
             activation = apply_layer(layer, activation)
-        if activation.mask is not None or activation.states:
-            raise ConfigError(
-                "the baselines hand one tensor from stage to stage; this network hands on more"
-            )
-        return activation.hidden if self.head is None else self.head(self.reduce(activation))
+        if self.head is not None:
+            logits: Tensor = self.head(self.reduce(activation))
+            return logits
+        return (activation.hidden, *activation.states) if activation.states else activation.hidden
 
 
 def baseline(kind: str, config: Config, specs: list[StageSpec], steps: int, micro: int) -> Baseline:
@@ -102,11 +108,8 @@ def baseline(kind: str, config: Config, specs: list[StageSpec], steps: int, micr
         micro: micro-batches; must divide the batch.
 
     Raises:
-        ConfigError: the network cannot be cut this way.
         RunError: a process failed or hung.
     """
-    if config.data.source and load_kind(config) != "image":
-        raise ConfigError("the baselines take images so far; text hands a mask on")
     many = kind in ("gpipe", "1f1b")
     world = len(specs) if many else 1
     context = multiprocessing.get_context("spawn")
@@ -130,13 +133,6 @@ def baseline(kind: str, config: Config, specs: list[StageSpec], steps: int, micr
     step_ms = max(one["step_ms"] for one in found)
     peak = max(one["peak_mib"] for one in found)
     return Baseline(kind, step_ms, micro, peak, weights)
-
-
-def load_kind(config: Config) -> str:
-    """Whether the model of a config takes text or images."""
-    from scpl_ray.models.registry import KINDS as MODELS
-
-    return "image" if config.model.factory else MODELS.get(config.model.kind, "image")
 
 
 def _answer(results: Any, processes: list[Any]) -> dict[str, Any]:
@@ -184,25 +180,27 @@ def _train(
 ) -> dict[str, Any]:
     prepare_stage_process(config, num_cores() if kind == "bp_all_cores" else 1)
     loader, ready = load_data(config)
-    batches = [from_batch(loader.train_batch(i)) for i in range(steps + _WARM_UP)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    batches = _full_batches(config, loader, steps + _WARM_UP)
+    if world > 1:
+        # torch's pipelines take tensors of one shape.
+        batches = _as_long(batches)
+    before = own_mib()
     own = [specs[rank]] if world > 1 else specs
     segments = [Segment(spec, config, ready.info, spec is specs[-1]) for spec in own]
     params = [p for segment in segments for p in segment.parameters()]
     optimizer = make_optimizer(config.optimizer, 1, [params])
     step = (
-        _pipelined(segments[0], rank, world, kind, micro, store)
-        if world > 1
-        else _whole(nn.Sequential(*segments))
+        _pipelined(segments[0], rank, world, kind, micro, store) if world > 1 else _whole(segments)
     )
     times = []
+    peak = PeakMemory()
     for activation, labels in batches:
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        step(activation.hidden, labels)
+        step(activation, labels)
         optimizer.step()
         times.append(time.perf_counter() - begun)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak.end() - before
     weights = {
         f"{name}.{k}": v.numpy()
         for segment in segments
@@ -213,14 +211,37 @@ def _train(
         torch.distributed.destroy_process_group()
     return {
         "step_ms": 1000 * statistics.median(times[_WARM_UP:]),
-        "peak_mib": peak,
+        "peak_mib": grown,
         "weights": weights,
     }
 
 
-def _whole(network: nn.Module) -> Any:
-    def step(hidden: Tensor, labels: Tensor) -> None:
-        F.cross_entropy(network(hidden), labels).backward()
+def _full_batches(config: Config, loader: BatchLoader, count: int) -> list[Given]:
+    """The first batches that are whole; the last of an epoch may be smaller."""
+    every = (from_batch(loader.train_batch(i)) for i in itertools.count())
+    whole = (pair for pair in every if len(pair[1]) == config.train.batch_size)
+    return list(itertools.islice(whole, count))
+
+
+def _as_long(batches: list[Given]) -> list[Given]:
+    """Pads all texts to the length of the longest, [B, T]; images stay."""
+    if batches[0][0].mask is None:
+        return batches
+    most = max(activation.hidden.shape[1] for activation, _ in batches)
+
+    def padded(tensor: Tensor) -> Tensor:
+        return F.pad(tensor, (0, most - tensor.shape[1]))
+
+    return [(activation.map(padded), labels) for activation, labels in batches]
+
+
+def _whole(segments: list[Segment]) -> Any:
+    def step(activation: Activation, labels: Tensor) -> None:
+        handed: Any = activation.hidden
+        for segment in segments:
+            handed = handed if isinstance(handed, tuple) else (handed,)
+            handed = segment(*handed, mask=activation.mask)
+        F.cross_entropy(handed, labels).backward()
 
     return step
 
@@ -235,12 +256,13 @@ def _pipelined(segment: Segment, rank: int, world: int, kind: str, micro: int, s
         stage, micro, loss_fn=F.cross_entropy
     )
 
-    def step(hidden: Tensor, labels: Tensor) -> None:
+    def step(activation: Activation, labels: Tensor) -> None:
+        own = {} if activation.mask is None else {"mask": activation.mask}
         if rank == 0:
-            schedule.step(hidden)
+            schedule.step(activation.hidden, **own)
         elif rank == world - 1:
-            schedule.step(target=labels)
+            schedule.step(target=labels, **own)
         else:
-            schedule.step()
+            schedule.step(**own)
 
     return step

@@ -93,6 +93,7 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         begun = WARM_UP
         stream(engine, [schedule.Train(i, 0) for i in range(begun)])
         engine.members.spare.settle(START_S)
+        ray.get([m.actor.watch_memory.remote() for m in engine.members.live])
         for _ in range(repeats):
             work = [schedule.Train(begun + i, 0) for i in range(steps + WARM_UP)]
             begun += len(work)

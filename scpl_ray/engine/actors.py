@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from dataclasses import replace
@@ -28,6 +27,7 @@ from scpl_ray.engine.started import Started
 from scpl_ray.engine.transport import Packet, open_transport
 from scpl_ray.errors import ScplRayError
 from scpl_ray.models.text import WordVectors
+from scpl_ray.peak_memory import PeakMemory, own_mib
 from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 
@@ -59,7 +59,7 @@ class StageActor:
         self.failure: tuple[int, ScplRayError] | None = None
         self.snapshot_s = self.snapshot_mib = 0.0
         self.process = psutil.Process()
-        self.bare_mib = _peak_mib()
+        self.bare_mib = own_mib()
         self.idle_since = self.sending_since = time.perf_counter()
         self.waiting_s = self.receive_s = self.send_s = 0.0
         self.given_mib = self.handed_mib = 0.0
@@ -292,9 +292,13 @@ class StageActor:
         self.snapshot_s += self.idle_since - begun
         return state, None
 
+    def watch_memory(self) -> None:
+        """Looks at this process's memory from now on."""
+        self.peak = PeakMemory()
+
     def grown_mib(self) -> float:
-        """The most that this process has grown by since before its stage was built."""
-        return _peak_mib() - self.bare_mib
+        """The most that this process had more of its own, since then, than before its stage."""
+        return self.peak.end() - self.bare_mib
 
     def state(self) -> StageState:
         """Serialises the stage, with the digest of its weights."""
@@ -312,11 +316,6 @@ class StageActor:
         if self.stage.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         return self.process.memory_info().rss / 2**20
-
-
-def _peak_mib() -> float:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def one_of(given: Given, index: int | None) -> Packet | Batch:

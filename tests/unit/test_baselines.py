@@ -78,9 +78,24 @@ def test_the_weights_are_those_of_plain_pytorch(
     assert found.step_ms > 0 and found.peak_mib >= 0
 
 
-def test_what_they_cannot_train_is_said(specs: list[StageSpec]) -> None:
-    with pytest.raises(ConfigError, match="images so far"):
-        baseline("gpipe", load_config({"data": {"source": "movie_snippets"}}), specs, 1, 1)
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_text_with_its_masks_and_states(model: str) -> None:
+    tree = {
+        "method": "scpl",
+        "data": {"source": "movie_snippets", "limit": 100},
+        "model": {"kind": model, "layers": 2, "width": 8, "heads": 2, "dropout": 0.0},
+        "stages": [2, 1],
+        "optimizer": {"name": "sgd"},
+        "train": {"batch_size": 16},
+        "resources": {"threads": 1},
+    }
+    config = load_config(tree)
+    names = build_model(config, load_data(config)[1].info).names
+    specs = plan_stages(config, partition(names, config.stages))
+    whole = baseline("bp", config, specs, STEPS, 1)
+    cut = baseline("1f1b", config, specs, STEPS, 2)
+    assert whole.weights.keys() == cut.weights.keys()
+    assert max(np.abs(cut.weights[k] - v).max() for k, v in whole.weights.items()) < 1e-5
 
 
 def test_numbers_of_micro_batches() -> None:
