@@ -12,7 +12,7 @@ from scpl_ray.stage_facts import StageStats
 # A call costs all processes together some 10 ms of CPU time, and a stage a few ms of waiting for
 # its next: one of this length bears that. Growth and snapshots wait for the calls under way.
 _LEAST_S = 1.0
-_MOST, _MOST_MIB = 256, 4.0
+_MOST, MOST_MIB = 256, 32.0
 _SEEN = 16
 
 
@@ -23,10 +23,12 @@ class CallSize:
     Attributes:
         config: `batches_per_call` is read.
         single: a call takes one batch whatever a step costs.
+        most_mib: that travels in one call.
     """
 
     config: PipelineConfig
     single: bool = False
+    most_mib: float = MOST_MIB
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SEEN))
     _mib: float = 0.0
 
@@ -42,7 +44,7 @@ class CallSize:
         """Batches that the next call takes: a power of two, unless the config says a number.
 
         As many as make the slowest stage's call long against what the call itself costs; not so
-        many that what travels at once is more than a few MiB.
+        many that what travels at once fills the object store.
         """
         if self.single:
             return 1
@@ -51,7 +53,7 @@ class CallSize:
         if len(self._seconds) < _SEEN:
             return 1
         step = sorted(self._seconds)[_SEEN // 2]
-        wanted = min(_MOST, _LEAST_S / max(step, 1e-4), _MOST_MIB / max(self._mib, 1e-6))
+        wanted = min(_MOST, _LEAST_S / max(step, 1e-4), self.most_mib / max(self._mib, 1e-6))
         size = 1
         while size * 2 <= wanted:
             size *= 2

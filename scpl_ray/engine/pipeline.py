@@ -37,7 +37,7 @@ from scpl_ray.engine.base import (
     StageState,
 )
 from scpl_ray.engine.build import with_digest
-from scpl_ray.engine.call_size import CallSize
+from scpl_ray.engine.call_size import MOST_MIB, CallSize
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.chain import Chain, Flying
 from scpl_ray.engine.collector import Collector
@@ -56,8 +56,8 @@ from scpl_ray.stage_facts import StageSpec
 
 _LOOK_AGAIN_S = 0.02
 _SPARE_AFTER = 5
-# Of the object store, for inputs that are kept; the rest is for what flies, and for snapshots.
-_LOG_SHARE = 0.3
+# Of the object store: for inputs that are kept, and for what travels in one of the many calls.
+_LOG_SHARE, _CALL_SHARE = 0.3, 1 / 128
 
 
 class RayEngine:
@@ -76,13 +76,14 @@ class RayEngine:
         self._owns_ray = cluster.connect(config, debug)
         self.members = Members(config, cluster.is_private(config))
         self.source = Source(config)
-        self.calls = CallSize(config.pipeline, single=bool(config.replicas))
+        store = float(ray.cluster_resources().get("object_store_memory", math.inf)) / 2**20
+        most = min(MOST_MIB, _CALL_SHARE * store)
+        self.calls = CallSize(config.pipeline, bool(config.replicas), most)
         self.chain = Chain(self.members, self.source, config, self.calls)
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)
         self.collector = Collector(config, self.members, self.chain)
-        store = float(ray.cluster_resources().get("object_store_memory", math.inf))
-        self.marks = Marks(config.fault_tolerance, room_mib=_LOG_SHARE * store / 2**20)
+        self.marks = Marks(config.fault_tolerance, room_mib=_LOG_SHARE * store)
         self._ahead = Ahead(self.source, self.members, self.calls, config.pipeline.prefetch)
         self._next: list[Coming] = []
         self._steps = 0
