@@ -257,7 +257,7 @@ def _pipelined(segment: Segment, rank: int, world: int, kind: str, micro: int, s
     )
 
     def step(activation: Activation, labels: Tensor) -> None:
-        own = {} if activation.mask is None else {"mask": activation.mask}
+        own: dict[str, Any] = {} if activation.mask is None else {"mask": activation.mask}
         if rank == 0:
             schedule.step(activation.hidden, **own)
         elif rank == world - 1:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import ray
 from rich.table import Table
 
-from scpl_ray import schedule
 from scpl_ray.bench.baselines import KINDS, baseline
-from scpl_ray.bench.pipeline import START_S, WARM_UP, stream
+from scpl_ray.bench.pipeline import Streaming
 from scpl_ray.config import Config
 from scpl_ray.engine.pipeline import RayEngine
 from scpl_ray.errors import ConfigError
@@ -90,14 +89,11 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
             tried[kind] = {m: baseline(kind, config, specs, short, m).step_ms for m in sizes}
             best[kind] = min(tried[kind], key=tried[kind].__getitem__)
         engine.start(specs, None)
-        begun = WARM_UP
-        stream(engine, [schedule.Train(i, 0) for i in range(begun)])
-        engine.members.spare.settle(START_S)
+        streaming = Streaming(engine)
+        streaming.warm_up()
         ray.get([m.actor.watch_memory.remote() for m in engine.members.live])
         for _ in range(repeats):
-            work = [schedule.Train(begun + i, 0) for i in range(steps + WARM_UP)]
-            begun += len(work)
-            ours.append(stream(engine, work).step_ms)
+            ours.append(streaming.turn(steps).step_ms)
             for kind in KINDS:
                 one = baseline(kind, config, specs, steps, best[kind])
                 found[kind].append(one.step_ms)

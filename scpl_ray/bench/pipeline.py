@@ -17,9 +17,8 @@ from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
 from scpl_ray.stage_facts import StageStats
 
-# The first steps find out how many batches go into a call, and fill the window.
-WARM_UP = 40
-START_S = 30.0
+_WARM_UP = 40
+_START_S = 30.0
 PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
 
 
@@ -93,8 +92,8 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
     """Runs stages alone and the pipeline in turns, so that both see the same machine.
 
     Args:
-        config: the job; its `train.epochs` must cover the steps.
-        steps: timed steps of each turn.
+        config: the job.
+        steps: timed steps of each turn, at least.
         repeats: turns.
     """
     engine = RayEngine(config)
@@ -104,14 +103,11 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         specs = plan_stages(config, partition(model.names, config.stages))
         engine.start(specs, None)
         alone, turns = [], []
-        begun = WARM_UP
-        stream(engine, [schedule.Train(i, 0) for i in range(begun)])
-        engine.members.spare.settle(START_S)
+        streaming = Streaming(engine)
+        streaming.warm_up()
         for _ in range(repeats):
             before = stages_alone(config, specs, max(5, steps // 3))
-            work = [schedule.Train(begun + i, 0) for i in range(steps + WARM_UP)]
-            begun += len(work)
-            turns.append(stream(engine, work))
+            turns.append(streaming.turn(steps))
             after = stages_alone(config, specs, max(5, steps // 3))
             alone.append([(a + b) / 2 for a, b in zip(before, after, strict=True)])
         threads = engine.threads
@@ -141,37 +137,64 @@ def limit(alone_ms: list[float], threads: int, replicas: list[int] | None = None
     return max(*each, sum(alone_ms) * threads / num_cores()) if alone_ms else 0.0
 
 
-def stream(engine: RayEngine, work: list[schedule.Train]) -> Turn:
-    """Streams steps and measures those between the filling and the draining of the window."""
-    start = time.perf_counter()
-    ends: list[float] = []
-    stats: list[tuple[StageStats, ...]] = []
-    first = min(WARM_UP, len(work) // 3)
-    # The window drains at the end: the last steps have the machine to themselves.
-    last = len(work)
-    cpu: dict[str, float] = {}
-    spent: dict[str, float] = {}
-    for done in engine.run(work):
-        ends.append(time.perf_counter())
-        stats.append(done.stats)
-        if len(ends) == first:
-            cpu = cpu_seconds(engine.pids)
-            drains = engine.chain.window * engine.calls.now()
-            last -= min(drains, (len(work) - first) // 3)
-        if len(ends) == last:
-            spent = cpu_seconds(engine.pids)
-    steady = list(zip(*stats[first:last], strict=True))
-    timed = last - first
-    return Turn(
-        # By the moments at which the slowest to finish finished: many come back in one call.
-        1000 * _pace([s[-1].finished_at for s in stats[first:last]]),
-        1000 * (ends[0] - start),
-        [_parts(column) for column in steady],
-        [1000 * statistics.fmean(s.cpu_s for s in column) for column in steady],
-        {k: 1000 * (spent[k] - cpu.get(k, 0.0)) / timed for k in spent},
-        sum(statistics.fmean(s.given_mib for s in column) for column in steady),
-        engine.calls.now(),
-    )
+class Streaming:
+    """A pipeline that goes on with its steps from turn to turn.
+
+    Args:
+        engine: with its stages.
+    """
+
+    def __init__(self, engine: RayEngine) -> None:
+        self.engine, self.begun = engine, 0
+
+    def warm_up(self) -> None:
+        """Lets the pipeline find out how many batches go into a call, and the spare process be."""
+        for _ in self.engine.run(self._work(_WARM_UP)):
+            pass
+        self.engine.members.spare.settle(_START_S)
+
+    def _work(self, steps: int) -> list[schedule.Train]:
+        self.begun += steps
+        return [schedule.Train(i, 0) for i in range(self.begun - steps, self.begun)]
+
+    def _under_way(self) -> int:
+        """Steps that are under way at most."""
+        return self.engine.chain.window * self.engine.calls.now()
+
+    def turn(self, steps: int) -> Turn:
+        """Streams steps and measures those between the filling and the draining of the window.
+
+        Args:
+            steps: to be measured; more where that is not twice what is under way.
+        """
+        engine = self.engine
+        first = max(10, self._under_way())
+        work = self._work(first + max(steps, 2 * first) + first)
+        last = len(work) - first
+        start = time.perf_counter()
+        filled = 0.0
+        stats: list[tuple[StageStats, ...]] = []
+        cpu: dict[str, float] = {}
+        spent: dict[str, float] = {}
+        for done in engine.run(work):
+            stats.append(done.stats)
+            if len(stats) == 1:
+                filled = time.perf_counter() - start
+            if len(stats) == first:
+                cpu = cpu_seconds(engine.pids)
+            if len(stats) == last:
+                spent = cpu_seconds(engine.pids)
+        steady = list(zip(*stats[first:last], strict=True))
+        return Turn(
+            # By the moments at which the slowest to finish finished: many come back in one call.
+            1000 * _pace([s[-1].finished_at for s in stats[first:last]]),
+            1000 * filled,
+            [_parts(column) for column in steady],
+            [1000 * statistics.fmean(s.cpu_s for s in column) for column in steady],
+            {k: 1000 * (spent[k] - cpu.get(k, 0.0)) / (last - first) for k in spent},
+            sum(statistics.fmean(s.given_mib for s in column) for column in steady),
+            engine.calls.now(),
+        )
 
 
 def _pace(finished: list[float]) -> float:

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 @click.option(
     "--turn", type=Seconds(), default="60s", show_default=True, help="A turn of --snapshots."
 )
-@click.option("--steps", type=click.IntRange(10), default=40, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(10),
+    default=40,
+    show_default=True,
+    help="Timed steps of a turn, at least; of the pipeline always twice what is under way.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--span", type=Seconds(), default="4s", show_default=True, help="Steady state around a growth."

@@ -115,7 +115,7 @@ def _costs(
 
 def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
     """Runs the real pipeline of the same cut: predicted and measured milliseconds a step."""
-    from scpl_ray.bench.pipeline import WARM_UP, measure
+    from scpl_ray.bench.pipeline import measure
     from scpl_ray.errors import ConfigError
 
     if sum(plan.cut) > layers:
@@ -123,10 +123,7 @@ def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
             f"--check: {len(plan.cut)} stages need more than the {layers} layers of the model; "
             f"allowed: 1 to {layers}"
         )
-    steps = 40
-    enough = -(-(2 * WARM_UP + steps) // max(1, plan.steps_per_epoch or 1))
-    train = config.train.model_copy(update={"epochs": max(config.train.epochs, enough)})
-    measured = measure(config.model_copy(update={"stages": plan.cut, "train": train}), steps, 1)
+    measured = measure(config.model_copy(update={"stages": plan.cut}), 40, 1)
     predicted, real = 1000 * plan.step_s, measured.step_ms
     return {
         "predicted_ms": predicted,

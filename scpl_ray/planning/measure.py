@@ -2,7 +2,8 @@
 
 Each layer runs as a stage of its own, and behind its neighbour as a stage of two; the difference
 is what the gradient of its input costs. As `scpl_ray.profiling`, whose clock it uses, but with the
-parts of a step and the memory.
+parts of a step and the memory. Meanwhile other processes do the same, as the other stages will:
+they share caches and the way to memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from scpl_ray.config.schema import Config
 from scpl_ray.planning.costs import Costs, LayerCost
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+    from multiprocessing.synchronize import Event
+
     from scpl_ray.data.batch import DataInfo
     from scpl_ray.profiling import Input
     from scpl_ray.stage import Stage
@@ -51,15 +55,52 @@ def profile(config: Config, stages: int | None) -> Profile:
             as the config says, or layers.
     """
     paths = [str(Path.cwd()), *[p for p in sys.path if p]]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_profile, (config, stages, paths))
+    context = multiprocessing.get_context("spawn")
+    others: list[BaseProcess] = []
+    with context.Pool(1) as pool:
+        try:
+            threads, places = pool.apply(_places, (config, stages, paths))
+            for _ in range(places - 1):
+                started = context.Event()
+                process = context.Process(
+                    target=_do_the_same, args=(config, threads, paths, started), daemon=True
+                )
+                process.start()
+                others.append(process)
+                while process.is_alive() and not started.wait(0.1):
+                    pass
+            return pool.apply(_profile, (config, threads, paths))
+        finally:
+            for other in others:
+                other.kill()
+                other.join()
 
 
-def _profile(config: Config, stages: int | None, paths: list[str]) -> Profile:
+def _places(config: Config, stages: int | None, paths: list[str]) -> tuple[int, int]:
+    """Threads of a stage, and how many stages compute at the same time here."""
+    sys.path[:0] = [p for p in paths if p not in sys.path]
+    from scpl_ray.engine.data import load_data
+    from scpl_ray.engine.placement import num_cores, threads_per_stage
+    from scpl_ray.models.registry import build_model
+
+    count = stages or num_stages(config, len(build_model(config, load_data(config)[1].info).names))
+    threads = threads_per_stage(config, count)
+    return threads, max(1, min(count, num_cores() // threads))
+
+
+def _do_the_same(config: Config, threads: int, paths: list[str], started: Event) -> None:
+    """Keeps a core as busy as another stage will; until it is killed."""
+    while True:
+        _profile(config, threads, paths, started)
+
+
+def _profile(
+    config: Config, threads: int, paths: list[str], started: Event | None = None
+) -> Profile:
     sys.path[:0] = [p for p in paths if p not in sys.path]
     from scpl_ray.engine.build import prepare_stage_process
     from scpl_ray.engine.data import load_data
-    from scpl_ray.engine.placement import num_cores, threads_per_stage
+    from scpl_ray.engine.placement import num_cores
     from scpl_ray.models.activation import from_batch
     from scpl_ray.models.registry import build_model
     from scpl_ray.planning.estimate import can_repeat
@@ -67,8 +108,6 @@ def _profile(config: Config, stages: int | None, paths: list[str]) -> Profile:
 
     loader, ready = load_data(config)
     model = build_model(config, ready.info)
-    count = stages or num_stages(config, len(model.names))
-    threads = threads_per_stage(config, count)
     prepare_stage_process(config, threads)
     batches = []
     made = []
@@ -77,6 +116,8 @@ def _profile(config: Config, stages: int | None, paths: list[str]) -> Profile:
         batches.append(loader.train_batch(i))
         made.append(time.perf_counter() - begun)
     inputs = [from_batch(batch) for batch in batches]
+    if started is not None:
+        started.set()
     layers = _measure_layers(config, ready.info, model.names, inputs)
     source = f"measured on this machine, {threads} threads a stage, {num_cores()} cores"
     costs = Costs(
