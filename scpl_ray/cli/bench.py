@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--compare", "what", flag_value="compare", help="The step against BP, GPipe and 1F1B."
 )
+@click.option("--options", "what", flag_value="options", help="What each option is worth.")
 @click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
 @click.option("--snapshots", "what", flag_value="snapshots", help="What snapshots cost.")
 @click.option(
@@ -68,6 +69,9 @@ def command(
     process with one thread and with all, and as GPipe and 1F1B (torch.distributed.pipelining) with
     their best number of micro-batches.
 
+    --options: the slowest stage alone with compile, channels_last, fused and keep_freed_memory
+    against without, one option at a time, in turns.
+
     --growth: steps a second of stage 1 in bins of one second around the moment at which a stage
     is asked for, the longest gap between two of its steps, and the time until the new stage works.
 
@@ -91,6 +95,9 @@ def command(
     elif what == "compare":
         base = config if config is not None else DEFAULT
         _compare(_cut(load_config(base, overrides)), steps, repeats, as_json)
+    elif what == "options":
+        base = config if config is not None else DEFAULT
+        _options(_cut(load_config(base, overrides)), steps, repeats, as_json)
     elif what == "scaling":
         if config is not None:
             raise click.UsageError("--scaling brings its own networks; leave CONFIG out")
@@ -195,6 +202,18 @@ def _compare(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:
     for kind, tried in found.tried_ms.items():
         each = ", ".join(f"{m}: {ms:.1f} ms" for m, ms in tried.items())
         click.echo(f"{kind}, by micro-batches: {each}")
+
+
+def _options(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:
+    import dataclasses
+
+    from scpl_ray.bench.options import effects, options_table
+
+    found = effects(resolved, steps, repeats)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(e) for e in found], indent=2))
+        return
+    emit(options_table(resolved.name, found))
 
 
 def _scaling(stages: tuple[int, ...], overrides: tuple[str, ...], steps: int, repeats: int) -> None:

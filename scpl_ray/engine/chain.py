@@ -70,6 +70,7 @@ class Chain:
         self.keeps, self._pipeline = config.fault_tolerance.enabled, config.pipeline
         self.number, self.generation, self.steps_per_epoch = -1, 0, 1
         self.flying: deque[Flying] = deque()
+        self._calls = 0
         self._unscored: list[tuple[Flying, Piece]] = []
         self.history: deque[tuple[int, schedule.Work]] = deque()
 
@@ -81,8 +82,7 @@ class Chain:
 
     def crowded(self) -> bool:
         """Whether the window is full; markers do not count."""
-        calls = sum(f.ends and not isinstance(f.work, schedule.Snapshot) for f in self.flying)
-        return calls >= self.window
+        return self._calls >= self.window
 
     def takes_many(self, work: schedule.Work) -> bool:
         """Whether work of this kind may go many to a call, with the stages of now.
@@ -117,6 +117,7 @@ class Chain:
         for flying, one in zip(calls, asked, strict=True):
             self._score(flying, one.output)
         self.flying.extend(calls)
+        self._calls += not isinstance(works[0], schedule.Snapshot)
 
     def _score(self, flying: Flying, packet: Piece | None) -> None:
         if isinstance(flying.work, schedule.Evaluate) and flying.left and packet is not None:
@@ -151,6 +152,7 @@ class Chain:
 
     def finished(self, flying: Flying) -> None:
         """A piece of work is through all stages: what only it needed is let go."""
+        self._calls -= flying.ends and not isinstance(flying.work, schedule.Snapshot)
         if isinstance(flying.work, schedule.Evaluate):
             for member in self.members.all():
                 member.forget(flying.number)
