@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-_EVERY_S = 0.002
+_EVERY_S = 0.01
 
 
 def own_mib() -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-import ray
 from rich.table import Table
 
 from scpl_ray.bench.baselines import KINDS, baseline
@@ -91,14 +90,13 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         engine.start(specs, None)
         streaming = Streaming(engine)
         streaming.warm_up()
-        ray.get([m.actor.watch_memory.remote() for m in engine.members.live])
         for _ in range(repeats):
             ours.append(streaming.turn(steps).step_ms)
             for kind in KINDS:
                 one = baseline(kind, config, specs, steps, best[kind])
                 found[kind].append(one.step_ms)
                 peak[kind] = one.peak_mib
-        grown = ray.get([m.actor.grown_mib.remote() for m in engine.members.live])
+        grown = streaming.grown_mib()
     finally:
         engine.close()
     return Compared(ours, found, best, tried, peak, grown)

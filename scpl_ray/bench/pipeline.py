@@ -6,6 +6,8 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
+import ray
+
 from scpl_ray import schedule
 from scpl_ray.bench.alone import stages_alone
 from scpl_ray.bench.processes import cpu_seconds
@@ -62,6 +64,7 @@ class Measured:
         limits_ms: of each turn: the least that a step can cost; the slowest stage alone, or where
             the stages share cores, all of them together / cores.
         efficiencies: limit / step of each turn.
+        grown_mib: what each stage's process had more of its own, at most, than before its stage.
         turns: what was measured.
     """
 
@@ -70,6 +73,7 @@ class Measured:
     alone_ms: list[float]
     limits_ms: list[float]
     efficiencies: list[float]
+    grown_mib: list[float]
     turns: list[Turn] = field(repr=False)
 
     @property
@@ -106,11 +110,11 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         streaming = Streaming(engine)
         streaming.warm_up()
         for _ in range(repeats):
-            before = stages_alone(config, specs, max(5, steps // 3))
+            before = stages_alone(config, specs, max(20, steps // 3))
             turns.append(streaming.turn(steps))
-            after = stages_alone(config, specs, max(5, steps // 3))
+            after = stages_alone(config, specs, max(20, steps // 3))
             alone.append([(a + b) / 2 for a, b in zip(before, after, strict=True)])
-        threads = engine.threads
+        threads, grown = engine.threads, streaming.grown_mib()
     finally:
         engine.close()
     replicas = [config.replicas_of(spec.number) for spec in specs]
@@ -121,6 +125,7 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         [statistics.median(column) for column in zip(*alone, strict=True)],
         limits,
         [least / turn.step_ms for least, turn in zip(limits, turns, strict=True)],
+        grown,
         turns,
     )
 
@@ -152,10 +157,15 @@ class Streaming:
         for _ in self.engine.run(self._work(_WARM_UP)):
             pass
         self.engine.members.spare.settle(_START_S)
+        ray.get([member.actor.watch_memory.remote() for member in self.engine.members.live])
 
     def _work(self, steps: int) -> list[schedule.Train]:
         self.begun += steps
         return [schedule.Train(i, 0) for i in range(self.begun - steps, self.begun)]
+
+    def grown_mib(self) -> list[float]:
+        """The most that each stage's process had of its own since then, for the stage."""
+        return ray.get([member.actor.grown_mib.remote() for member in self.engine.members.live])
 
     def _under_way(self) -> int:
         """Steps that are under way at most."""
@@ -213,12 +223,12 @@ def _parts(column: tuple[StageStats, ...]) -> dict[str, float]:
 
 def scaling(
     configs: dict[int, Config], steps: int, repeats: int
-) -> dict[int, tuple[float, float, float]]:
-    """Overhead against the number of stages.
+) -> dict[int, tuple[float, float, float, float]]:
+    """Overhead and memory against the number of stages.
 
     Returns:
         By number of stages: step in ms, compute of all stages in ms, and CPU time outside the
-        stages' compute in ms per step and stage; medians.
+        stages' compute in ms per step and stage, medians; the most memory of the second stage, MiB.
     """
     rows = {}
     for number, config in configs.items():
@@ -229,5 +239,6 @@ def scaling(
             found.step_ms,
             statistics.median(computes),
             statistics.median(overheads),
+            found.grown_mib[1],
         )
     return rows

@@ -17,12 +17,13 @@ def pipeline_tables(name: str, found: Measured) -> list[Table]:
     title = f"{name}: milliseconds a step, medians of {len(found.turns)} turns"
     parts = Table(title=title, box=None, padding=(0, 1, 0, 0))
     parts.add_column("stage")
-    for column in ("alone", *PARTS, "CPU"):
+    for column in ("alone", *PARTS, "CPU", "MiB"):
         parts.add_column(_SHORT.get(column, column), justify="right")
     for i, alone in enumerate(found.alone_ms):
         spent = [_median([turn.parts_ms[i][part] for turn in found.turns]) for part in PARTS]
         cpu = _median([turn.compute_ms[i] for turn in found.turns])
-        parts.add_row(str(i + 1), *(f"{v:.2f}" for v in (alone, *spent, cpu)))
+        row = (f"{v:.2f}" for v in (alone, *spent, cpu))
+        parts.add_row(str(i + 1), *row, f"{found.grown_mib[i]:.0f}")
     processes = Table(title="\nCPU milliseconds a step", box=None)
     processes.add_column("process")
     processes.add_column("CPU", justify="right")
@@ -59,13 +60,19 @@ def pipeline_text(found: Measured) -> str:
     return "\n".join(f"{a:24}{b:14} {c}".rstrip() for a, b, c in lines)
 
 
-def scaling_table(rows: dict[int, tuple[float, float, float]]) -> Table:
+def scaling_table(rows: dict[int, tuple[float, float, float, float]]) -> Table:
     """Overhead against the number of stages."""
     table = Table(title="tiny stages: milliseconds a step, medians")
-    for column in ("stages", "step", "CPU of compute", "CPU outside compute, a stage"):
+    for column in (
+        "stages",
+        "step",
+        "CPU of compute",
+        "CPU outside compute, a stage",
+        "stage 2, MiB",
+    ):
         table.add_column(column, justify="right")
-    for number, values in rows.items():
-        table.add_row(str(number), *(f"{v:.2f}" for v in values))
+    for number, (*values, grown) in rows.items():
+        table.add_row(str(number), *(f"{v:.2f}" for v in values), f"{grown:.0f}")
     return table
 
 
