@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from scpl_ray.cli.options import debug_option, emit
+
+if TYPE_CHECKING:
+    from scpl_ray.config import Config
+    from scpl_ray.job import TrainedRun
 
 
 @click.command("train")
@@ -33,6 +38,13 @@ from scpl_ray.cli.options import debug_option, emit
     metavar="STEP",
     help="See a step again: train anew from the newest checkpoint up to it (try --engine local).",
 )
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Train N times, with the seeds from the config's on, as NAME-seed1 and so on.",
+)
 @click.option("--trace", is_flag=True, help="Write a timeline: trace.png, trace.json in the run.")
 @click.option("--detach", is_flag=True, help="Run in the background; see `list`, `logs`, `stop`.")
 @click.option("--job-id", hidden=True)
@@ -47,6 +59,7 @@ def command(
     init_from: str | None,
     resume: bool,
     from_step: int | None,
+    repeats: int,
     trace: bool,
     detach: bool,
     job_id: str | None,
@@ -74,8 +87,12 @@ def command(
         return
     from scpl_ray.run_folder import RunFolder
 
+    if repeats > 1 and (detach or from_step is not None):
+        raise click.UsageError("--repeats goes neither with --detach nor with --from-step")
+    each = [resolved] if repeats == 1 else _repetitions(resolved, repeats)
     if from_step is None:
-        RunFolder(resolved, overwrite, resume)  # said before torch and Ray are imported
+        for one in each:
+            RunFolder(one, overwrite, resume)  # said before torch and Ray are imported
     if detach:
         from scpl_ray.jobs.detach import start_detached
 
@@ -90,17 +107,43 @@ def command(
             raise click.exceptions.Exit(130) from None
         return
     from scpl_ray.api import train
-    from scpl_ray.screen import best_reporter, final_table
+    from scpl_ray.screen import best_reporter
 
-    run = train(
-        resolved,
-        overwrite=overwrite,
-        reporter=best_reporter(),
-        debug=debug,
-        job_id=job_id,
-        resume=resume,
-        from_step=from_step,
-    )
+    runs = []
+    for one in each:
+        run = train(
+            one,
+            overwrite=overwrite,
+            reporter=best_reporter(),
+            debug=debug,
+            job_id=job_id,
+            resume=resume,
+            from_step=from_step,
+        )
+        _tell(one, run)
+        runs.append(run)
+        if run.summary["status"] == "stopped":
+            return
+    if repeats > 1:
+        from scpl_ray.comparing.rows import rows_of
+        from scpl_ray.comparing.runs import grouped, read_run
+        from scpl_ray.comparing.tables import screen
+
+        emit(screen(rows_of(grouped([read_run(run.dir) for run in runs]))))
+
+
+def _repetitions(config: Config, repeats: int) -> list[Config]:
+    """The same experiment with other seeds."""
+    from scpl_ray.config import load_config
+
+    seeds = range(config.seed, config.seed + repeats)
+    return [load_config(config, [f"seed={s}", f"name={config.name}-seed{s}"]) for s in seeds]
+
+
+def _tell(resolved: Config, run: TrainedRun) -> None:
+    """What came out of a run."""
+    from scpl_ray.screen import final_table
+
     if resolved.output.trace and (run.dir / "trace.png").exists():
         click.echo(
             f"timeline: {run.dir}/trace.png; {run.dir}/trace.json opens in https://ui.perfetto.dev"

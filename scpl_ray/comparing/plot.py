@@ -1,0 +1,52 @@
+"""The comparison as a picture: accuracy by exit, and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scpl_ray.comparing.rows import Row
+
+_COLOURS = ("#3b82c4", "#d5643c", "#4f9d69", "#8c5aa8", "#e0a53a", "#5fb6c9", "#9aa5b1", "#404040")
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draws accuracy against exit, and samples a second, one colour for each row.
+
+    Args:
+        rows: of the table.
+        path: of the PNG.
+    """
+    # Not pyplot: it would choose, and keep, a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.4 + 0.32 * max(4, len(rows))), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for i, row in enumerate(rows):
+        colour = _COLOURS[i % len(_COLOURS)]
+        stages = sorted(row.exits)
+        left.errorbar(
+            stages,
+            [100 * row.exits[s].mean for s in stages],
+            yerr=[100 * (row.exits[s].deviation or 0.0) for s in stages],
+            color=colour, marker="o", markersize=5, linewidth=1.5, capsize=3,
+            label=row.name,
+        )  # fmt: skip
+        right.barh(
+            i, row.samples_per_s.mean, xerr=row.samples_per_s.deviation or 0.0,
+            color=colour, height=0.62,
+        )  # fmt: skip
+    left.set_xticks(sorted({stage for row in rows for stage in row.exits}))
+    left.set_xlabel("exit behind stage")
+    left.set_ylabel("test accuracy, %")
+    left.grid(axis="y", alpha=0.3)
+    right.set_yticks(range(len(rows)), [row.name for row in rows])
+    right.invert_yaxis()
+    right.set_xlabel("training samples a second")
+    right.grid(axis="x", alpha=0.3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
