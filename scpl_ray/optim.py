@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from scpl_ray.config.schema import OptimizerConfig
 
+_TINY = 1e-30
+
 
 def _bare(function: Any) -> Any:
     """A method of torch's optimizers less what it tells torch.compile.
@@ -77,6 +79,19 @@ def make_optimizer(
         return _SGD(params, config.lr, config.momentum, weight_decay=decay, fused=fused)
     kind = _Adam if config.name == "adam" else _AdamW
     return kind(params, config.lr, betas=config.betas, weight_decay=decay, fused=fused)
+
+
+def clear_tiny(optimizer: torch.optim.Optimizer) -> None:
+    """Sets moments below 1e-30 to zero.
+
+    Without a gradient (a dead unit, a word that does not come) a moment shrinks at each step until
+    it is subnormal, where a CPU is many times slower; rounding then keeps it from ever becoming
+    zero. Beside Adam's epsilon of 1e-8 such a moment moves no weight.
+    """
+    for values in optimizer.state.values():
+        for key, value in values.items():
+            if key != "step" and isinstance(value, Tensor):
+                torch.hardshrink(value, _TINY, out=value)
 
 
 def optimizer_state(

@@ -26,6 +26,7 @@ from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import LocalLoss, has_exit
 from scpl_ray.optim import (
+    clear_tiny,
     learning_rate,
     load_optimizer_state,
     make_optimizer,
@@ -35,6 +36,9 @@ from scpl_ray.rounds import ends_round
 from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from scpl_ray.stage_module import StageModule
+
+# Moments shrink by some 1e-3 in so many steps, and need 800 to become subnormal.
+_CLEAR_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,9 @@ class Stage:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
         self.optimizer.step()
+        # By the step, so that every engine and every replica does it at the same one.
+        if self.device.type == "cpu" and self.next_step % _CLEAR_EVERY < self.replicas:
+            clear_tiny(self.optimizer)
 
     @torch.no_grad()
     def evaluate(self, activation: Activation, labels: Tensor) -> tuple[Activation, ExitScore]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scpl_ray.config.schema import OptimizerConfig
-from scpl_ray.optim import learning_rate, make_optimizer
+from scpl_ray.optim import clear_tiny, learning_rate, make_optimizer
 
 
 def rates(steps: range, total: int, per_epoch: int, stage: int = 1, **settings: Any) -> list[float]:
@@ -112,3 +112,40 @@ def test_a_step_is_torchs_own_and_imports_no_compiler(name: str) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.stdout.split() == ["False", "True"], shown.stderr
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_moments_never_stay_subnormal(name: str) -> None:
+    """A parameter without a gradient: torch's own moments end subnormal, and stay so."""
+    smallest = torch.finfo(torch.float32).smallest_normal
+
+    def moments(clear: bool) -> Tensor:
+        weight = nn.Parameter(torch.ones(4))
+        optimizer = make_optimizer(OptimizerConfig(name=name), 1, [[weight]])
+        for step in range(1300):
+            weight.grad = torch.full((4,), 1e-3 if step == 0 else 0.0)
+            optimizer.step()
+            if clear and step % 64 == 0:
+                clear_tiny(optimizer)
+        state = optimizer.state[weight]
+        return state["momentum_buffer" if name == "sgd" else "exp_avg"].abs()
+
+    assert ((moments(clear=False) > 0) & (moments(clear=False) < smallest)).all()
+    assert (moments(clear=True) == 0).all()
+
+
+def test_what_is_not_tiny_stays() -> None:
+    weight = nn.Parameter(torch.ones(5))
+    optimizer = make_optimizer(OptimizerConfig(name="adam"), 1, [[weight]])
+    weight.grad = torch.ones(5)
+    optimizer.step()
+    state = optimizer.state[weight]
+    state["exp_avg"].copy_(torch.tensor([1e-29, -1e-29, 1e-31, float("inf"), float("nan")]))
+    clear_tiny(optimizer)
+    assert state["exp_avg"][:4].tolist() == [
+        pytest.approx(1e-29),
+        pytest.approx(-1e-29),
+        0.0,
+        float("inf"),
+    ]
+    assert state["exp_avg"][4].isnan() and state["step"] == 1
