@@ -15,7 +15,7 @@ from scpl_ray.errors import ConfigError, DataError, unknown
 from scpl_ray.models.growth import extend
 from scpl_ray.models.registry import KINDS, build_model, import_factory
 from scpl_ray.models.text import WordVectors
-from scpl_ray.objective import why_fixed
+from scpl_ray.objective import check_options, why_fixed
 from scpl_ray.objectives import objective_class
 from scpl_ray.partition import partition
 
@@ -64,6 +64,7 @@ def check_method(config: Config) -> None:
     Raises:
         ConfigError: one that cannot be imported, or whose stages cannot change as planned.
     """
+    check_options(config)
     why, elastic = why_fixed(config.method), config.elastic
     plans = {
         "start_stages": elastic.start_stages is not None,
@@ -91,15 +92,15 @@ def check_border(config: Config, num_stages: int) -> None:
 
 def _idle_options(config: Config) -> list[str]:
     """Keys of `local` that are not at their default, and that the method does not read."""
-    own = objective_class(config.method)
-    idle = []
-    for key, field in LocalConfig.model_fields.items():
-        value = getattr(config.local, key)
-        if key not in (*own.reads, "pool") and value != field.get_default(
-            call_default_factory=True
-        ):
-            idle.append(f"local.{key} has no effect with method {config.method!r}")
-    return idle
+    read = objective_class(config.method).reads
+    if read is None:
+        return []
+    default = LocalConfig()
+    return [
+        f"local.{key} has no effect with method {config.method!r}"
+        for key in LocalConfig.model_fields
+        if key not in (*read, "pool") and getattr(config.local, key) != getattr(default, key)
+    ]
 
 
 def _given(config: Config) -> int | list[int] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 from scpl_ray.config.schema import Config
-from scpl_ray.objectives import objective_class
+from scpl_ray.errors import ConfigError
+from scpl_ray.objectives import is_own, objective_class
 from scpl_ray.objectives.base import LocalLoss, Objective, Place
 
-__all__ = ["LocalLoss", "LocalObjective", "has_exit", "why_fixed"]
+__all__ = ["LocalLoss", "LocalObjective", "check_options", "has_exit", "why_fixed"]
 
 
 def has_exit(method: str, stage: int, num_stages: int) -> bool:
@@ -22,6 +25,25 @@ def why_fixed(method: str) -> str:
         f"method {method!r} trains end to end: its layers need the gradient of the stage behind, "
         "so stages can neither join nor leave"
     )
+
+
+def check_options(config: Config) -> None:
+    """Checks that a class of one's own takes `local.options`.
+
+    Raises:
+        ConfigError: one that cannot be imported, or does not take them.
+    """
+    own = objective_class(config.method)
+    if not is_own(config.method):
+        return
+    try:
+        inspect.signature(own).bind(config, None, **config.local.options)
+    except TypeError as error:
+        name = own.__name__
+        raise ConfigError(
+            f"method: {config.method!r} is built as {name}(config, place, **local.options) with "
+            f"options {config.local.options!r}: {error}"
+        ) from error
 
 
 def LocalObjective(
@@ -47,4 +69,5 @@ def LocalObjective(
         channels: C where the stage gives feature maps [B, C, H, W] and the method takes them.
     """
     where = Place(place, features, classes, style, with_exit, last, channels)
-    return objective_class(config.method)(config, where)
+    options = config.local.options if is_own(config.method) else {}
+    return objective_class(config.method)(config, where, **options)

@@ -36,6 +36,11 @@ def problem(method: object) -> str:
     return f"allowed: {', '.join(METHODS)}, or module:Class of your own.{near}"
 
 
+def is_own(method: str) -> bool:
+    """Whether a method is a class of one's own."""
+    return method not in METHODS
+
+
 def objective_class(method: str) -> type[Objective]:
     """Imports the class behind a method.
 

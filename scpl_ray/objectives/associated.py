@@ -38,7 +38,7 @@ _IMAGE_WIDTH, _IMAGE_HIDDEN = 500, 5
 class Associated(Objective):
     """The bridge, the label encoder and the decoder of a stage; bridge and decoder are its exit."""
 
-    reads: ClassVar[tuple[str, ...]] = ("associated",)
+    reads: ClassVar[tuple[str, ...] | None] = ("associated",)
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)

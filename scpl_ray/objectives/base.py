@@ -68,7 +68,8 @@ class Objective(nn.Module):
 
     A class of its own adds its heads in `__init__`, each inside `with self.seeded(NAME)`, so that
     their first weights depend on the run's seed and the layer alone, and computes in `forward`.
-    What it draws at random elsewhere must be keyed like that too (`scpl_ray.rng`).
+    What it draws at random elsewhere must be keyed like that too (`scpl_ray.rng`). One's own class
+    is built as `Mine(config, place, **local.options)`.
 
     Args:
         config: `seed` and `local` are read.
@@ -80,7 +81,7 @@ class Objective(nn.Module):
             neither join nor leave while it trains.
         needs_positives: whether it learns from samples of one class within a batch.
         takes_maps: whether `forward` reads the stage's whole output.
-        reads: keys of `local` that have an effect.
+        reads: keys of `local` that have an effect; None: it does not say.
         exit_head: [B, D] -> logits [B, C]; None without an exit.
     """
 
@@ -88,7 +89,7 @@ class Objective(nn.Module):
     end_to_end: ClassVar[bool] = False
     needs_positives: ClassVar[bool] = False
     takes_maps: ClassVar[bool] = False
-    reads: ClassVar[tuple[str, ...]] = ("exit_head", "prediction_weight")
+    reads: ClassVar[tuple[str, ...] | None] = None
     exit_head: nn.Module | None
 
     def __init__(self, config: Config, place: Place) -> None:

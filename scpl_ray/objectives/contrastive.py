@@ -26,7 +26,7 @@ class Dascpl(Objective):
     """Contrastive loss of the projected feature, and an exit head at every stage."""
 
     needs_positives: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[tuple[str, ...] | None] = (
         "temperature",
         "normalization",
         "contrastive_weight",

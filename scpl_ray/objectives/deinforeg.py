@@ -34,7 +34,7 @@ _EPSILON = 1e-7
 class DeInfoReg(Objective):
     """The regularised loss of the projected feature, and a detached exit head at every stage."""
 
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[tuple[str, ...] | None] = (
         "deinforeg",
         "projection_head",
         "exit_head",

@@ -18,7 +18,7 @@ class DetachedExits(Objective):
     """Cross entropy of the exit head: through the layers at the last stage, else detached."""
 
     end_to_end: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("exit_head", "prediction_weight")
+    reads: ClassVar[tuple[str, ...] | None] = ("exit_head", "prediction_weight")
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)

@@ -17,7 +17,7 @@ from scpl_ray.objectives.base import LocalLoss, Objective, Place
 class EarlyExit(Objective):
     """Cross entropy of an exit head on r_k, through the stage; `exit_head.detach` is not read."""
 
-    reads: ClassVar[tuple[str, ...]] = ("exit_head", "prediction_weight")
+    reads: ClassVar[tuple[str, ...] | None] = ("exit_head", "prediction_weight")
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)

@@ -28,7 +28,7 @@ class SimilarityPrediction(Objective):
     """The similarity head, the exit head and their weighted loss."""
 
     takes_maps: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("similarity", "exit_head")
+    reads: ClassVar[tuple[str, ...] | None] = ("similarity", "exit_head")
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)
