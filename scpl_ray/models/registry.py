@@ -82,8 +82,8 @@ def _joined(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel
 
 def _finished(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel:
     """Fills in the features of each layer where they are not given, and channels if asked for."""
-    maps = objective_class(config.method).takes_maps
-    if not maps and all(layer.features for layer in model.layers):
+    maps = data.kind == "image" and objective_class(config.method).takes_maps
+    if all(layer.features and (layer.channels or not maps) for layer in model.layers):
         return model
     return _with_features(model, config.seed, data)
 

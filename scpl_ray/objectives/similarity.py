@@ -49,8 +49,9 @@ class SimilarityPrediction(Objective):
         """(1 - beta) x cross entropy + beta x similarity matching."""
         if self.place.channels is None:
             features = self.similarity_head(reduced)
+        elif hidden is None:
+            raise ValueError("the similarity of feature maps needs the stage's output")
         else:
-            assert hidden is not None, "an objective that takes maps is given the output"
             features = spread(self.similarity_head(hidden))
         similarity = similarity_matching_loss(features, labels, self.place.classes)
         prediction, logits = self.predict(reduced, labels, detach=False)

@@ -134,3 +134,9 @@ def test_options_of_an_own_class(
         check_before(load_config(wrong))
     right = tree(texts, tmp_path, method=method, local={"options": {"pull": 1}}, train__epochs=1)
     assert scpl_ray.train(right, reporter=Reporter()).summary["method"] == method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["transformer", "convnet"])
+def test_checked_before_there_is_data(method: str, kind: str, texts: Path, tmp_path: Path) -> None:
+    check_before(load_config(tree(texts, tmp_path, method=method, model__kind=kind, stages=1)))
