@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -485,6 +486,14 @@ def test_every_method_is_an_objective() -> None:
 def test_unknown_methods(method: object) -> None:
     with pytest.raises(ConfigError, match=r"method: .* is not accepted: allowed: scpl, dascpl, ee"):
         load_config({"method": method})
+
+
+def test_the_schema_knows_the_methods() -> None:
+    validator = Draft202012Validator(Config.model_json_schema())
+    for method in (*METHODS, "my_objective:Mine", "a.b:C"):
+        assert validator.is_valid({"method": method}), method
+    for method in ("bp", "Ee", "a:", 3):
+        assert not validator.is_valid({"method": method}), method
 
 
 @pytest.fixture
