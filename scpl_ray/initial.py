@@ -83,7 +83,7 @@ def read_initial(config: Config) -> Initial | None:
 
 def _owner(name: str, spec: StageSpec) -> str:
     if name.startswith("heads."):
-        kind = "exit head" if ".exit_head." in name else "projection head"
+        kind = name.removeprefix(f"heads.{spec.layers[-1]}.").partition(".")[0].replace("_", " ")
         return f"{kind} after {spec.layers[-1]}"
     layer = next(n for n in sorted(spec.layers, key=len, reverse=True) if f"layers.{n}." in name)
     return f"layer {layer}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scpl_ray.config import Config
+from scpl_ray.config.schema import LocalConfig
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.data.sources import check_source
 from scpl_ray.data.word_vectors import load_word_vectors
@@ -14,6 +15,8 @@ from scpl_ray.errors import ConfigError, DataError, unknown
 from scpl_ray.models.growth import extend
 from scpl_ray.models.registry import KINDS, build_model, import_factory
 from scpl_ray.models.text import WordVectors
+from scpl_ray.objective import check_options, why_fixed
+from scpl_ray.objectives import objective_class
 from scpl_ray.partition import partition
 
 
@@ -24,6 +27,7 @@ def check_before(config: Config) -> None:
         ConfigError: model, stages or overrides that cannot work.
         DataError: an unknown source or a missing file.
     """
+    check_method(config)
     model = config.model
     if model.factory:
         import_factory(model.factory)
@@ -33,6 +37,7 @@ def check_before(config: Config) -> None:
         # Only described, not built: the names do not depend on the data.
         some = DataInfo("", "", KINDS[model.kind], (), {}, image_shape=(1, 32, 32))
         stages = partition(build_model(config, some).names, _given(config))
+        check_border(config, len(stages))
         for number in config.optimizer.stages:
             if number > len(stages):
                 raise ConfigError(
@@ -51,6 +56,51 @@ def check_before(config: Config) -> None:
     check_source(config.data)
     if model.word_vectors and not Path(model.word_vectors).is_file():
         raise DataError(f"model.word_vectors: no file {model.word_vectors!r}; give its path")
+
+
+def check_method(config: Config) -> None:
+    """Checks the local objective.
+
+    Raises:
+        ConfigError: one that cannot be imported, or whose stages cannot change as planned.
+    """
+    check_options(config)
+    why, elastic = why_fixed(config.method), config.elastic
+    plans = {
+        "start_stages": elastic.start_stages is not None,
+        "grow_at": elastic.grow_at.epoch or elastic.grow_at.step,
+        "shrink_at": elastic.shrink_at.epoch or elastic.shrink_at.step,
+        "grow_when": elastic.grow_when is not None,
+    }
+    for key, planned in plans.items():
+        if why and planned:
+            raise ConfigError(f"elastic.{key}: {why}. Leave it out, or choose another method")
+
+
+def check_border(config: Config, num_stages: int) -> None:
+    """Checks that no gradient must cross a border.
+
+    Raises:
+        ConfigError: the method trains end to end, and there are several stages.
+    """
+    if num_stages > 1 and objective_class(config.method).end_to_end:
+        raise ConfigError(
+            f"method: {config.method!r} trains end to end, but nothing flows back over the borders "
+            f"of {num_stages} stages; set stages: 1"
+        )
+
+
+def _idle_options(config: Config) -> list[str]:
+    """Keys of `local` that are not at their default, and that the method does not read."""
+    read = objective_class(config.method).reads
+    if read is None:
+        return []
+    default = LocalConfig()
+    return [
+        f"local.{key} has no effect with method {config.method!r}"
+        for key in LocalConfig.model_fields
+        if key not in (*read, "pool") and getattr(config.local, key) != getattr(default, key)
+    ]
 
 
 def _given(config: Config) -> int | list[int] | None:
@@ -117,8 +167,10 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     dropped = ", ".join(f"{n:,} {split}" for split, n in ready.dropped.items() if n)
     if dropped:
         warnings.append(f"samples without a word after cleaning are left out: {dropped}")
+    check_border(config, num_stages)
+    warnings += _idle_options(config)
     batch = config.train.batch_size
-    if batch < 4 * info.num_classes:
+    if objective_class(config.method).needs_positives and batch < 4 * info.num_classes:
         warnings.append(
             f"train.batch_size: {batch} is below four times the {info.num_classes} classes: many "
             "samples have no positive in their batch, and the contrastive loss learns little"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _TINY = 1e-12
@@ -48,7 +49,7 @@ def supervised_contrastive_loss(
     if normalization not in ("authors", "standard"):
         raise ValueError(f"normalization is 'authors' or 'standard' (got {normalization!r})")
     with torch.autocast(features.device.type, enabled=False):
-        z = _unit(_widened(features))
+        z = unit_rows(_widened(features))
         if len(z) < 2:
             return z.sum() * 0.0
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -74,7 +75,7 @@ def _widened(features: Tensor) -> Tensor:
     return wide
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit_rows(x: Tensor) -> Tensor:
     """Normalises rows; near-zero rows stay as they are, so that their gradient stays finite.
 
     A row is divided by its largest entry first (a constant for the gradient, which is right
@@ -84,6 +85,39 @@ def _unit(x: Tensor) -> Tensor:
     scaled = x / torch.where(largest > _TINY, largest, torch.ones_like(largest))
     norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / torch.where(largest > _TINY, norm, torch.ones_like(norm))
+
+
+def similarity_matching_loss(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean square of S(features) - S(onehot(labels)) over all pairs of the batch.
+
+    S(x) is the adjusted cosine similarity of Nokland & Eidnes 2019 (arXiv 1901.06656): with the
+    mean of a row's entries taken out of the row, S_ij = x_i.x_j / (|x_i| |x_j|). Computed in
+    float32 at least, whatever autocast says.
+
+    Args:
+        features: [B, D].
+        labels: [B], integers from 0.
+        classes: number of classes.
+
+    Returns:
+        A scalar, finite with a finite gradient for any finite features; a constant row is similar
+        to none.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        ours = similarities(_widened(features))
+        theirs = similarities(F.one_hot(labels, classes).to(ours.dtype))
+        return F.mse_loss(ours, theirs)
+
+
+def similarities(x: Tensor) -> Tensor:
+    """[B, D] -> [B, B], adjusted cosine similarities of the rows."""
+    z = unit_rows(x - x.mean(1, keepdim=True))
+    return z @ z.T
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """To float32, where it is not float64."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def share_without_positive(labels: Tensor) -> Tensor:

@@ -48,12 +48,13 @@ class MetricsLog:
     def step(self, epoch: int, done: Done) -> None:
         """Logs one training step of all stages."""
         stages = [_step_row(s) for s in done.stats]
+        parts = {name for s in done.stats for name in s.parts}
         step = done.stats[0].step
         self._write({"kind": "step", "step": step, "epoch": epoch, "stages": stages})
         if self._writer is not None:
             for row in stages:
-                for key in (*_STEP_KEYS, "accuracy"):
-                    if row[key] is not None:
+                for key in (*_STEP_KEYS, "accuracy", *sorted(parts)):
+                    if row.get(key) is not None:
                         self._writer.add_scalar(f"stage_{row['stage']}/{key}", row[key], step)
 
     def evaluation(self, split: str, epoch: int, step: int, exits: list[ExitResult]) -> None:
@@ -79,6 +80,7 @@ def _step_row(stats: StageStats) -> dict[str, Any]:
     row = dataclasses.asdict(stats)
     del row["shapes"], row["step"]
     correct = row.pop("correct")
+    row |= row.pop("parts")
     # JSON has no NaN.
     row |= {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
     row["accuracy"] = None if correct is None else correct / max(1, stats.samples)

@@ -77,6 +77,10 @@ def plan_stages(config: Config, cut: list[tuple[str, ...]]) -> list[StageSpec]:
     ]
 
 
+def _number(value: Tensor | None) -> float | None:
+    return None if value is None else float(value.detach())
+
+
 @dataclass
 class Stage:
     """A stage that trains and evaluates."""
@@ -91,8 +95,7 @@ class Stage:
         config = self.run.config
         self.module = StageModule(self.spec, self.model, config, self.run.num_classes)
         self.module.to(self.device)
-        head = self.module.objective.exit_head
-        exit_params = list(head.parameters()) if head is not None else []
+        exit_params = self.module.objective.apart()
         apart = {id(p) for p in exit_params}
         body = [p for p in self.module.named_trainable().values() if id(p) not in apart]
         # Clipped apart: the exit head's gradient must not touch the layers, by its norm neither.
@@ -217,7 +220,7 @@ class Stage:
             raise RuntimeError(f"update of step {step} without its forward")
         self._marks = []
         with self._autocast():
-            loss = self.module.objective(self.module.reduce(pending.output), pending.labels)
+            loss = self.module.local_loss(pending.output, pending.labels)
         total = float(loss.total.detach())
         self._marks.append(time.perf_counter())
         learned = math.isfinite(total) and self._differentiate(loss.total)
@@ -234,8 +237,8 @@ class Stage:
             stage=self.spec.number,
             step=pending.step,
             loss=float(loss.total.detach()),
-            contrastive=float(loss.contrastive.detach()),
-            prediction=None if loss.prediction is None else float(loss.prediction.detach()),
+            contrastive=_number(loss.contrastive),
+            prediction=_number(loss.prediction),
             correct=correct,
             samples=len(labels),
             lonely_share=float(share_without_positive(labels)),
@@ -249,6 +252,7 @@ class Stage:
             backward_s=self._marks[-1] - self._marks[0],
             begun_at=pending.begun_at,
             cpu_s=pending.cpu_s + time.process_time() - cpu,
+            parts={name: float(part.detach()) for name, part in loss.parts.items()},
         )
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class StageStats:
     optimizer). `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of
     the input, `handed_mib` of the output, `begun_at` when the forward began; `skipped` says that
     the loss was not finite and nothing was learned. `cpu_s` is the process's CPU time in forward
-    and update, `replica` which process of the stage it was, from 0.
+    and update, `replica` which process of the stage it was, from 0. `contrastive`, `prediction`
+    and `parts` are what the loss is made of, before weights; which there are, the method says.
     """
 
     stage: int
     step: int
     loss: float
-    contrastive: float
+    contrastive: float | None
     prediction: float | None
     correct: int | None
     samples: int
@@ -58,6 +59,7 @@ class StageStats:
     handed_mib: float = 0.0
     cpu_s: float = 0.0
     replica: int = 0
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scpl_ray.config.schema import Config
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, apply_layer
-from scpl_ray.objective import LocalObjective
+from scpl_ray.objective import LocalLoss, LocalObjective
 from scpl_ray.rng import derive_seed
 from scpl_ray.stage_facts import StageSpec
 
@@ -27,8 +27,16 @@ class StageModule(nn.Module):
         self.reduce = own[-1].reduce
         features = own[-1].features
         assert features is not None, "the model registry fills in the number of features"
+        last = self.names[-1] == model.names[-1]
         self.objective = LocalObjective(
-            config, features, classes, model.style, spec.with_exit, self.names[-1]
+            config,
+            features,
+            classes,
+            model.style,
+            spec.with_exit,
+            self.names[-1],
+            last,
+            own[-1].channels,
         )
         self.rounds = config.pipeline.activation_dtype == "bf16"
         self.channels_last = config.resources.channels_last and model.style == "image"
@@ -61,6 +69,11 @@ class StageModule(nn.Module):
                 torch.manual_seed(derive_seed(seed, "forward", name, step))
             activation = apply_layer(layer, activation)
         return activation
+
+    def local_loss(self, output: Activation, labels: Tensor) -> LocalLoss:
+        """The stage's loss of its output, gradient attached, and labels [B]."""
+        loss: LocalLoss = self.objective(self.reduce(output), labels, output.hidden)
+        return loss
 
     def handed_on(self, output: Activation) -> Activation:
         """What crosses the border to the next stage; rounded, if the config says so."""

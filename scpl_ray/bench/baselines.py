@@ -82,7 +82,7 @@ class Segment(nn.Module):
             StageSpec(spec.number, spec.layers, last), model, config, info.num_classes
         )
         self.names, self.stack, self.reduce = whole.names, whole.stack, whole.reduce
-        self.head = whole.objective.exit_head
+        self.head = whole.objective.exit_head if last else None
 
     def forward(
         self, hidden: Tensor, *states: Tensor, mask: Tensor | None = None

@@ -17,6 +17,7 @@ from scpl_ray.config.running import (
     ResourcesConfig,
 )
 from scpl_ray.config.section import Positive, Section, Share, auto_or
+from scpl_ray.objectives import METHODS, OWN, problem
 from scpl_ray.rounds import Rounds
 
 HeadKind = Literal["linear", "mlp", "mlp_bn"]
@@ -95,6 +96,34 @@ class ExitHeadConfig(Section):
     detach: bool = Field(True, description="false: its gradient also trains the stage")
 
 
+class AssociatedConfig(Section):
+    """Method `al`: associated learning."""
+
+    width: Positive | None = Field(None, description="of the code; text: stage width; images: 500")
+    detach_target: bool = Field(
+        False, description="true: the label's code does not move towards the feature"
+    )
+    reconstruction: Literal["mse", "cross_entropy"] = Field(
+        "mse", description="of the label from its code; cross_entropy: exits give probabilities"
+    )
+
+
+class SimilarityConfig(Section):
+    """Method `sim_pred`: similarity matching and prediction."""
+
+    beta: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.99, description="weight of similarity matching; the prediction has 1 - beta"
+    )
+
+
+class DeInfoRegConfig(Section):
+    """Method `deinforeg`: weights of its parts."""
+
+    variance: Annotated[float, Field(ge=0)] = 1.0
+    invariance: Annotated[float, Field(ge=0)] = 1.0
+    covariance: Annotated[float, Field(ge=0)] = 1.0
+
+
 class LocalConfig(Section):
     """The local objective of each stage."""
 
@@ -105,6 +134,12 @@ class LocalConfig(Section):
     projection_head: ProjectionHeadConfig = ProjectionHeadConfig()
     exit_head: ExitHeadConfig = ExitHeadConfig()
     pool: Positive | None = Field(None, description="feature maps: average to pool x pool first")
+    associated: AssociatedConfig = AssociatedConfig()
+    similarity: SimilarityConfig = SimilarityConfig()
+    deinforeg: DeInfoRegConfig = DeInfoRegConfig()
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what a method of your own reads"
+    )
 
 
 class OptimizerOverride(Section):
@@ -156,7 +191,11 @@ class Config(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
-    method: Literal["scpl", "dascpl"] = "dascpl"
+    method: str = Field(
+        "dascpl",
+        description="the local objective: a name, or module:Class of your own",
+        json_schema_extra={"anyOf": [{"enum": list(METHODS)}, {"pattern": OWN}]},
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     stages: Literal["auto"] | Positive | Annotated[list[Positive], Field(min_length=1)] | None = (
         Field(
@@ -181,6 +220,13 @@ class Config(Section):
     fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        if wrong := problem(value):
+            raise ValueError(wrong)
+        return value
 
     @field_validator("stages", mode="before")
     @classmethod

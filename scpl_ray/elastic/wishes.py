@@ -14,6 +14,7 @@ from scpl_ray.elastic.changes import Changes
 from scpl_ray.elastic.plan import planned_changes
 from scpl_ray.elastic.request import Request, noted_request
 from scpl_ray.elastic.starter import Starter
+from scpl_ray.objective import why_fixed
 
 _KEPT_REQUESTS = 100
 
@@ -101,6 +102,8 @@ class Wishes:
                 f"step {request.not_before} is not ahead: the job is at step {step} of "
                 f"{total} ({self._per_epoch} an epoch)",
             )
+        elif why := why_fixed(self._config.method):
+            request.move("refused", why)
         elif request.kind == "grow":
             if why := self._starter.refusal(request):
                 request.move("refused", why)

@@ -36,12 +36,14 @@ class LayerSpec:
         build: a function without arguments that makes the module, or the finished module.
         reduce: activation -> [B, D].
         features: D. None: found by running one sample.
+        channels: C of feature maps [B, C, H, W]; found likewise, for methods that take maps.
     """
 
     name: str
     build: Callable[[], nn.Module] | nn.Module
     reduce: Reduce
     features: int | None = None
+    channels: int | None = None
 
     def make(self, seed: int) -> nn.Module:
         """Builds the module; its initial weights depend on (seed, name) alone."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +14,8 @@ from scpl_ray.errors import ConfigError, unknown
 from scpl_ray.models import text, vision
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, LayerSpec, apply_layer, flatten
+from scpl_ray.objectives import objective_class
+from scpl_ray.own_code import import_named
 from scpl_ray.rng import seeded
 
 KINDS = {"transformer": "text", "lstm": "text", "convnet": "image"}
@@ -28,7 +27,7 @@ def build_model(
     """Describes the network of a config.
 
     Args:
-        config: `model` and `local.pool` are read.
+        config: `model`, `method` and `local.pool` are read.
         data: what the layers must fit.
         vectors: word vectors for the embedding.
 
@@ -40,7 +39,7 @@ def build_model(
     """
     if config.model.factory:
         own = _from_factory(config, data, config.model.factory, config.model.options)
-        return _finished(_joined(own, config, data), config.seed, data)
+        return _finished(_joined(own, config, data), config, data)
     kind = config.model.kind
     if kind not in KINDS:
         raise ConfigError(unknown("model.kind", kind, KINDS))
@@ -55,7 +54,7 @@ def build_model(
     else:
         made_by = text.transformer if kind == "transformer" else text.lstm
         model = made_by(config.model, data, vectors)
-    return _finished(_joined(model, config, data), config.seed, data)
+    return _finished(_joined(model, config, data), config, data)
 
 
 def _joined(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel:
@@ -81,11 +80,12 @@ def _joined(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel
         raise ConfigError(f"model.grown: {error}") from error
 
 
-def _finished(model: LayeredModel, seed: int, data: DataInfo) -> LayeredModel:
-    """Fills in the features of each layer where they are not given."""
-    if all(layer.features for layer in model.layers):
+def _finished(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel:
+    """Fills in the features of each layer where they are not given, and channels if asked for."""
+    maps = data.kind == "image" and objective_class(config.method).takes_maps
+    if all(layer.features and (layer.channels or not maps) for layer in model.layers):
         return model
-    return _with_features(model, seed, data)
+    return _with_features(model, config.seed, data)
 
 
 def import_factory(name: str) -> Callable[..., object]:
@@ -94,25 +94,7 @@ def import_factory(name: str) -> Callable[..., object]:
     Raises:
         ConfigError: naming model.factory and what could not be found.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise ConfigError(f"model.factory: {name!r}: write module:function, e.g. my_model:build")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigError(
-            f"model.factory: {name!r}: cannot import {module_name!r} "
-            f"({type(error).__name__}: {error}); it must be "
-            "installed or lie in the current folder"
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        public = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
-        raise ConfigError(f"model.factory: {unknown('function', attribute, public)}")
-    return function
+    return import_named("model.factory", name, "function", "my_model:build")
 
 
 def _from_factory(
@@ -186,5 +168,7 @@ def _with_features(model: LayeredModel, seed: int, data: DataInfo) -> LayeredMod
                 f"model.factory: reduce gives shape {list(features.shape)} after layer "
                 f"{spec.name!r}; it must give [B, D]"
             )
-        layers.append(LayerSpec(spec.name, spec.build, spec.reduce, features.shape[1]))
+        hidden = activation.hidden
+        channels = hidden.shape[1] if hidden.dim() == 4 else None
+        layers.append(LayerSpec(spec.name, spec.build, spec.reduce, features.shape[1], channels))
     return LayeredModel(tuple(layers), model.style, model.more)

@@ -49,7 +49,7 @@ def look(stage: Stage, config: Config, given: Activation, labels: Tensor) -> Fac
         with FlopCounterMode(display=False) as counter, _saved(params) as saved:
             output = module.run_layers(given, config.seed, 0)
         with FlopCounterMode(display=False) as heads:
-            module.objective(module.reduce(output.detach()), labels)
+            module.local_loss(output.detach(), labels)
     return Facts(
         float(counter.get_total_flops()),
         float(heads.get_total_flops()),

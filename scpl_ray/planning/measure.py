@@ -205,11 +205,12 @@ def _time_head(stage: Stage, outputs: list[Input]) -> float:
     import torch
 
     reduced = stage.module.reduce(activation).float().detach().requires_grad_(True)
+    hidden = activation.hidden.float().detach().requires_grad_(True)
     mixed = stage.run.config.train.precision == "bf16"
 
     def once() -> None:
         with torch.autocast(stage.device.type, torch.bfloat16, enabled=mixed):
-            loss = stage.module.objective(reduced, labels)
+            loss = stage.module.objective(reduced, labels, hidden)
         loss.total.backward()
 
     return _median(once)

@@ -59,6 +59,19 @@ def test_options_agree_too(changes: dict, texts: Path, tmp_path: Path) -> None:
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 
 
+@pytest.mark.parametrize("method", ["ee", "al", "sim_pred", "deinforeg", "own", "bp_p"])
+def test_methods_agree(
+    method: str, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if method == "own":
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+        method = "own_objective:Prototypes"
+    stages = 1 if method == "bp_p" else 2
+    tree = small_config(texts, tmp_path, stages=stages, method=method, train__epochs=1)
+    local = digests(tree, name="local", pipeline__engine="local")
+    assert local == digests(tree, name="ray", pipeline__engine="ray")
+
+
 def test_convnet_agrees(tmp_path: Path) -> None:
     tree = small_config(Path("unused"), tmp_path, model__kind="convnet", model__channels=[4, 8])
     tree["data"] = {"source": "digits", "limit": 200}
