@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.errors import ConfigError, unknown
-from scpl_ray.models import text, vision
+from scpl_ray.models import resnet, text, vision
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, LayerSpec, apply_layer, flatten
 from scpl_ray.rng import seeded
 
-KINDS = {"transformer": "text", "lstm": "text", "convnet": "image"}
+_TEXT = {"transformer": text.transformer, "lstm": text.lstm}
+_IMAGE = {
+    "convnet": vision.convnet,
+    "vgg8": vision.vgg8,
+    "resnet18": resnet.resnet18,
+    "vanillacnn": vision.vanillacnn,
+}
+KINDS = dict.fromkeys(_TEXT, "text") | dict.fromkeys(_IMAGE, "image")
 
 
 def build_model(
@@ -50,11 +57,10 @@ def build_model(
             f"model.kind: {kind!r} takes {KINDS[kind]}, but data.source {data.name!r} gives "
             f"{data.kind}; allowed with it: {fitting}"
         )
-    if kind == "convnet":
-        model = vision.convnet(config.model, data, config.local.pool)
+    if kind in _IMAGE:
+        model = _IMAGE[kind](config.model, data, config.local.pool)
     else:
-        made_by = text.transformer if kind == "transformer" else text.lstm
-        model = made_by(config.model, data, vectors)
+        model = _TEXT[kind](config.model, data, vectors)
     return _finished(_joined(model, config, data), config.seed, data)
 
 
