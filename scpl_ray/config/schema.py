@@ -61,7 +61,15 @@ class ModelConfig(Section):
         "huggingface",
     )
     factory: str | None = Field(None, description="module:function that returns the layers")
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the factory")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of the factory; huggingface: keys of the network's configuration "
+        "that differ, or without `path` all of it, from model_type on",
+    )
+    path: str | None = Field(None, description="huggingface: a local folder or a Hub id")
+    pretrained: bool = Field(
+        True, description="huggingface: take the weights at `path` too; false: new ones"
+    )
     layers: Positive = 2
     width: Positive = 128
     heads: Positive = 4
