@@ -25,6 +25,8 @@ ENCODERS = (
     *("vit", "deit", "vit_msn", "ijepa", "dinov2", "dinov2_with_registers"),
 )
 _HUB_TIMEOUT_S = 4.0
+# The extra in pyproject.toml says the same.
+_OLDEST = (5, 20)
 
 
 def package(name: str = "transformers") -> Any:
@@ -41,10 +43,10 @@ def package(name: str = "transformers") -> Any:
             f"model.kind: 'huggingface' needs the package transformers ({error}): "
             "pip install 'scpl-ray[huggingface]'"
         ) from error
-    if int(version.split(".")[0]) < 5:
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         raise ConfigError(
-            f"model.kind: 'huggingface' needs transformers 5 or newer, and {version} is installed: "
-            "pip install -U 'scpl-ray[huggingface]'"
+            f"model.kind: 'huggingface' needs transformers {_OLDEST[0]}.{_OLDEST[1]} or newer, and "
+            f"{version} is installed: pip install -U 'scpl-ray[huggingface]'"
         )
     return found
 

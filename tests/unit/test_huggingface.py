@@ -568,7 +568,7 @@ def test_the_package_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     old.__version__ = "4.57.1"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "transformers", old)
     hf._config.cache_clear()
-    fails(settings_without_package(), TEXT, "transformers 5 or newer, and 4.57.1 is installed")
+    fails(settings_without_package(), TEXT, "transformers 5.20 or newer, and 4.57.1 is installed")
 
 
 def settings_without_package() -> Config:
