@@ -11,9 +11,10 @@ from scpl_ray.data.sources import check_source
 from scpl_ray.data.word_vectors import load_word_vectors
 from scpl_ray.elastic.plan import first_impossible, planned_changes
 from scpl_ray.engine.base import DataReady
-from scpl_ray.errors import ConfigError, DataError, unknown
+from scpl_ray.errors import ConfigError, DataError
 from scpl_ray.models.growth import extend
-from scpl_ray.models.registry import KINDS, build_model, import_factory
+from scpl_ray.models.keys import without_effect
+from scpl_ray.models.registry import build_model, fitting_info, import_factory
 from scpl_ray.models.text import WordVectors
 from scpl_ray.objective import check_options, why_fixed
 from scpl_ray.objectives import objective_class
@@ -31,11 +32,9 @@ def check_before(config: Config) -> None:
     model = config.model
     if model.factory:
         import_factory(model.factory)
-    elif model.kind not in KINDS:
-        raise ConfigError(unknown("model.kind", model.kind, KINDS))
     else:
         # Only described, not built: the names do not depend on the data.
-        some = DataInfo("", "", KINDS[model.kind], (), {}, image_shape=(1, 32, 32))
+        some = fitting_info(model)
         stages = partition(build_model(config, some).names, _given(config))
         check_border(config, len(stages))
         for number in config.optimizer.stages:
@@ -179,10 +178,7 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
         warnings.append("an epoch is a single step: lower train.batch_size to fill the pipeline")
     if config.train.select == "best" and ready.validation_batches == 0:
         warnings.append("train.select: best has no effect without a validation split")
-    if config.model.word_vectors and (info.kind != "text" or config.model.factory):
-        warnings.append("model.word_vectors has no effect: only the built-in text models use it")
-    if config.local.pool and info.kind == "text":
-        warnings.append("local.pool has no effect: text has no feature maps")
+    warnings += without_effect(config, info.kind)
     for number in () if config.replicas == "auto" else config.replicas:
         if number > num_stages:
             warnings.append(
@@ -201,7 +197,7 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
 def make_vectors(config: Config, info: DataInfo) -> WordVectors | None:
     """Reads `model.word_vectors` for the vocabulary of the data."""
     path = config.model.word_vectors
-    if path is None or info.kind != "text" or config.model.factory:
+    if path is None or config.model.factory or config.model.kind not in ("transformer", "lstm"):
         return None
     width = config.model.embedding_width or config.model.width
     return load_word_vectors(path, info.tokenizer, width)

@@ -23,6 +23,7 @@ class Network(nn.Module):
     Attributes:
         info: what it was trained on: classes, tokenizer, shapes.
         exits: numbers (from 1) of the stages that have an exit, in the order of the logits.
+        pad_id: text: the token id of padding.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -42,14 +43,16 @@ class Network(nn.Module):
                 raise CheckpointError(
                     f"the checkpoint does not fit its config: {str(error).strip(chr(34))}"
                 ) from error
+        # 0 in our own vocabulary; a network from elsewhere may have another.
+        self.pad_id: int = getattr(own[0].stack[0], "pad_id", 0)
         self.exits = [s.number for s in checkpoint.specs if s.with_exit]
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
         """Answers at every exit.
 
         Args:
-            inputs: text: token ids [B, T] with 0 as padding, or `encode`'s dict of `tokens` and
-                `mask`; images: normalised pixels [B, C, H, W]; or an `Activation`.
+            inputs: text: token ids [B, T] with `pad_id` as padding, or `encode`'s dict of `tokens`
+                and `mask`; images: normalised pixels [B, C, H, W]; or an `Activation`.
 
         Returns:
             Logits [B, num_classes] of each exit, in the order of `exits`.
@@ -76,7 +79,7 @@ class Network(nn.Module):
         if isinstance(inputs, dict):
             hidden = inputs["tokens"] if "tokens" in inputs else inputs["images"]
             return Activation(hidden, inputs.get("mask"))
-        return Activation(inputs, inputs != 0 if self.info.kind == "text" else None)
+        return Activation(inputs, inputs != self.pad_id if self.info.kind == "text" else None)
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """Texts -> `tokens` and `mask`, [B, T], padded to the longest.

@@ -8,7 +8,10 @@ from importlib import metadata
 
 import psutil
 
-PACKAGES = ("scpl-ray", "ray", "torch", "torchvision", "datasets", "pyarrow", "tokenizers", "numpy")
+PACKAGES = (
+    *("scpl-ray", "ray", "torch", "torchvision", "datasets", "pyarrow", "tokenizers", "numpy"),
+    "transformers",
+)
 
 
 def versions() -> dict[str, str]:

@@ -56,9 +56,21 @@ class GrownLayers(Section):
 class ModelConfig(Section):
     """Which network; `layers` counts the repeated layers after the first one."""
 
-    kind: str = "transformer"
+    kind: str = Field(
+        "transformer",
+        description="text: transformer, lstm; images: convnet, vgg8, resnet18, vanillacnn; either: "
+        "huggingface",
+    )
     factory: str | None = Field(None, description="module:function that returns the layers")
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the factory")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="arguments of the factory; huggingface: keys of the network's configuration "
+        "that differ, or without `path` all of it, from model_type on",
+    )
+    path: str | None = Field(None, description="huggingface: a local folder or a Hub id")
+    pretrained: bool = Field(
+        True, description="huggingface: take the weights at `path` too; false: new ones"
+    )
     layers: Positive = 2
     width: Positive = 128
     heads: Positive = 4
@@ -68,7 +80,14 @@ class ModelConfig(Section):
     embedding_width: Positive | None = Field(None, description="default: `width`")
     positional: Literal["learned", "sinusoidal", "none"] = "learned"
     word_vectors: str | None = Field(None, description="GloVe or fastText text file")
-    channels: list[Positive] = Field([32, 64, 128], min_length=1)
+    channels: Annotated[list[Positive], Field(min_length=1)] | None = Field(
+        None,
+        description="widths of an image network. convnet: one for each layer, default 32, 64, 128; "
+        "vgg8 six, resnet18 four, vanillacnn eight: default as published",
+    )
+    activation: Literal["relu", "leaky_relu"] = Field(
+        "relu", description="of image networks (the authors' ResNet18 has leaky_relu)"
+    )
     mean_over: Literal["tokens", "padded"] = Field(
         "tokens", description="average over real tokens, or over padding too (the authors' code)"
     )

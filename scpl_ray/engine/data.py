@@ -6,18 +6,19 @@ from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import Batch
 from scpl_ray.data.loader import BatchLoader
 from scpl_ray.engine.base import DataReady
+from scpl_ray.huggingface import own_tokenizer
 from scpl_ray.schedule import Evaluate, Stash, Train
 
 
 def load_data(config: Config, tokenizer: str | None = None) -> tuple[BatchLoader, DataReady]:
-    """Prepares the data of a config; with a tokenizer's JSON, by that one."""
+    """Prepares the data of a config; with a tokenizer's JSON, by that one, else the network's."""
     loader = BatchLoader.prepare(
         config.data,
         config.seed,
         config.train.batch_size,
         config.evaluate.batch_size,
         config.train.drop_last,
-        tokenizer,
+        tokenizer or own_tokenizer(config),
     )
     ready = DataReady(
         loader.info,

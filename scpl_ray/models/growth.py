@@ -14,6 +14,9 @@ CHANGEABLE = {
     "transformer": ("heads", "ffn", "dropout"),
     "lstm": ("width", "dropout"),
     "convnet": ("channels", "dropout"),
+    "vgg8": ("channels",),
+    "resnet18": ("channels",),
+    "vanillacnn": ("channels",),
 }
 _FACTORY = ("factory", "options")
 

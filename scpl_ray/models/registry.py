@@ -8,17 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scpl_ray.config.schema import Config
+from scpl_ray.config.schema import Config, ModelConfig
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.errors import ConfigError, unknown
-from scpl_ray.models import text, vision
+from scpl_ray.models import huggingface, resnet, text, vision
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, LayerSpec, apply_layer, flatten
 from scpl_ray.objectives import objective_class
 from scpl_ray.own_code import import_named
 from scpl_ray.rng import seeded
 
-KINDS = {"transformer": "text", "lstm": "text", "convnet": "image"}
+_TEXT = {"transformer": text.transformer, "lstm": text.lstm}
+_IMAGE = {
+    "convnet": vision.convnet,
+    "vgg8": vision.vgg8,
+    "resnet18": resnet.resnet18,
+    "vanillacnn": vision.vanillacnn,
+}
+KINDS = (*_TEXT, *_IMAGE, "huggingface")
 
 
 def build_model(
@@ -41,20 +48,34 @@ def build_model(
         own = _from_factory(config, data, config.model.factory, config.model.options)
         return _finished(_joined(own, config, data), config, data)
     kind = config.model.kind
-    if kind not in KINDS:
-        raise ConfigError(unknown("model.kind", kind, KINDS))
-    if KINDS[kind] != data.kind:
-        fitting = ", ".join(k for k, v in KINDS.items() if v == data.kind)
+    takes = fitting_info(config.model).kind
+    if takes != data.kind:
+        fitting = ", ".join([*(_TEXT if data.kind == "text" else _IMAGE), "huggingface"])
         raise ConfigError(
-            f"model.kind: {kind!r} takes {KINDS[kind]}, but data.source {data.name!r} gives "
+            f"model.kind: {kind!r} takes {takes}, but data.source {data.name!r} gives "
             f"{data.kind}; allowed with it: {fitting}"
         )
-    if kind == "convnet":
-        model = vision.convnet(config.model, data, config.local.pool)
+    if kind == "huggingface":
+        model = huggingface.huggingface(config.model, data)
+    elif kind in _IMAGE:
+        model = _IMAGE[kind](config.model, data, config.local.pool)
     else:
-        made_by = text.transformer if kind == "transformer" else text.lstm
-        model = made_by(config.model, data, vectors)
+        model = _TEXT[kind](config.model, data, vectors)
     return _finished(_joined(model, config, data), config, data)
+
+
+def fitting_info(model: ModelConfig) -> DataInfo:
+    """Facts of data that a network of a kind would take, for what only asks for its layers.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if model.kind not in KINDS:
+        raise ConfigError(unknown("model.kind", model.kind, KINDS))
+    if model.kind == "huggingface":
+        return huggingface.fitting_info(model)
+    kind = "text" if model.kind in _TEXT else "image"
+    return DataInfo("", "", kind, (), {}, image_shape=(1, 32, 32))
 
 
 def _joined(model: LayeredModel, config: Config, data: DataInfo) -> LayeredModel:

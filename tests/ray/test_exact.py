@@ -72,10 +72,25 @@ def test_methods_agree(
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 
 
-def test_convnet_agrees(tmp_path: Path) -> None:
-    tree = small_config(Path("unused"), tmp_path, model__kind="convnet", model__channels=[4, 8])
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("convnet", [4, 8]), ("resnet18", [4, 4, 8, 8]), ("vanillacnn", [4] * 8)]
+)
+def test_image_networks_agree(kind: str, channels: list[int], tmp_path: Path) -> None:
+    tree = small_config(Path("unused"), tmp_path, model__kind=kind, model__channels=channels)
+    tree["stages"] = 2
     tree["data"] = {"source": "digits", "limit": 200}
     tree["resources"] = {"channels_last": True, "threads": 1}
+    local = digests(tree, name="local", pipeline__engine="local")
+    assert local == digests(tree, name="ray", pipeline__engine="ray")
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_huggingface_agrees(kind: str, texts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs scpl-ray[huggingface]")
+    own = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    own |= {"model_type": kind, "hidden_dim" if kind == "distilbert" else "intermediate_size": 16}
+    tree = small_config(texts, tmp_path, stages=2)
+    tree["model"] = {"kind": "huggingface", "options": own}
     local = digests(tree, name="local", pipeline__engine="local")
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 
