@@ -118,7 +118,8 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     if dropped:
         warnings.append(f"samples without a word after cleaning are left out: {dropped}")
     batch = config.train.batch_size
-    if batch < 4 * info.num_classes:
+    # Two views of a sample are each other's positives.
+    if batch < 4 * info.num_classes and info.views == 1:
         warnings.append(
             f"train.batch_size: {batch} is below four times the {info.num_classes} classes: many "
             "samples have no positive in their batch, and the contrastive loss learns little"
@@ -129,6 +130,10 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
         warnings.append("train.select: best has no effect without a validation split")
     if config.model.word_vectors and (info.kind != "text" or config.model.factory):
         warnings.append("model.word_vectors has no effect: only the built-in text models use it")
+    for key in ("augment", "image_size", "pixel_mean", "pixel_std"):
+        default = type(config.data).model_fields[key].default
+        if info.kind == "text" and getattr(config.data, key) != default:
+            warnings.append(f"data.{key} has no effect: only images have pixels")
     if config.local.pool and info.kind == "text":
         warnings.append("local.pool has no effect: text has no feature maps")
     for number in () if config.replicas == "auto" else config.replicas:
