@@ -180,7 +180,8 @@ class Job:
         title = f"{config.method}, {config.model.factory or config.model.kind}, {info.name}"
         stages = [*engine.specs, *engine.parked]
         per_epoch = self._ready.steps_per_epoch
-        return Plan(config.name, title, stages, config.train.epochs, per_epoch, len(engine.parked))
+        epochs, parked = config.train.epochs, len(engine.parked)
+        return Plan(config.name, title, stages, epochs, per_epoch, parked, info.views)
 
     def _train(self, engine: Engine) -> TrainedRun:
         config, report = self.config, self.reporter

@@ -169,7 +169,9 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     check_border(config, num_stages)
     warnings += _idle_options(config)
     batch = config.train.batch_size
-    if objective_class(config.method).needs_positives and batch < 4 * info.num_classes:
+    # Two views of a sample are each other's positives.
+    alone = objective_class(config.method).needs_positives and info.views == 1
+    if alone and batch < 4 * info.num_classes:
         warnings.append(
             f"train.batch_size: {batch} is below four times the {info.num_classes} classes: many "
             "samples have no positive in their batch, and the contrastive loss learns little"
@@ -179,6 +181,10 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     if config.train.select == "best" and ready.validation_batches == 0:
         warnings.append("train.select: best has no effect without a validation split")
     warnings += without_effect(config, info.kind)
+    for key in ("augment", "image_size", "pixel_mean", "pixel_std"):
+        default = type(config.data).model_fields[key].default
+        if info.kind == "text" and getattr(config.data, key) != default:
+            warnings.append(f"data.{key} has no effect: only images have pixels")
     for number in () if config.replicas == "auto" else config.replicas:
         if number > num_stages:
             warnings.append(

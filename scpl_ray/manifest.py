@@ -67,8 +67,11 @@ def described(manifest: dict[str, Any], tokenizer: str) -> tuple[Config, DataInf
         KeyError, TypeError, ValueError: something is missing or of another kind.
     """
     data = {**manifest["data"], "tokenizer": tokenizer}
-    for key in ("label_names", "image_shape", "pixel_stats"):
+    for key in ("label_names", "image_shape"):
         data[key] = tuple(data[key])
+    # One number for all channels, in checkpoints from before colour images.
+    stats = (v if isinstance(v, list) else [v] for v in data["pixel_stats"])
+    data["pixel_stats"] = tuple(tuple(v) for v in stats)
     info = DataInfo(**data)
     return Config.model_validate(manifest["config"]), info, int(manifest["threads"])
 

@@ -26,6 +26,7 @@ class Plan:
         parked: how many of the last have left: they only evaluate.
         epochs: number of epochs.
         steps_per_epoch: batches of an epoch.
+        views: rows that each sample makes in its batch.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Plan:
     epochs: int
     steps_per_epoch: int
     parked: int = 0
+    views: int = 1
 
     @property
     def training(self) -> int:
@@ -94,7 +96,7 @@ class Recent:
         window = list(self._window)
         span = window[-1][0] - window[0][0]
         samples = sum(done.stats[0].samples for _, done in window[1:])
-        return samples / max(span, 1e-9)
+        return samples / self.plan.views / max(span, 1e-9)
 
     def eta_s(self) -> float:
         """Seconds to the end at the window's speed."""

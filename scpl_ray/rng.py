@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,3 +44,19 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *purpose))
         yield
+
+
+@contextlib.contextmanager
+def reseeding() -> Iterator[Callable[..., object]]:
+    """Gives a block a function `reseed(seed, *purpose)` for torch's CPU generator, restored after.
+
+    For many small draws on the CPU: unlike `seeded` it leaves the generators of devices alone, so
+    it waits for no device.
+    """
+    import torch
+
+    def reseed(seed: int, *purpose: str | int) -> None:
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
+
+    with torch.random.fork_rng(devices=[]):
+        yield reseed

@@ -21,7 +21,7 @@ class Outcome:
     Attributes:
         status: "finished", or "stopped" by a command.
         steps: training steps done.
-        samples: training samples seen.
+        samples: training samples seen, however many views each had.
         seconds: of training.
         selected: the epoch (from 0) whose weights were kept.
         exits: results of each split at each exit.
@@ -86,6 +86,9 @@ def summarize(
             "validation": info.sizes["validation"],
             "test": info.sizes["test"],
             "dropped": sum(ready.dropped.values()),
+            "views": info.views,
+            "label_noise": config.data.label_noise,
+            "wrong_labels": info.wrong_labels,
             "train_evaluated": min(info.sizes["train"], config.evaluate.train_samples),
         },
         "seed": config.seed,

@@ -64,7 +64,7 @@ class Training:
             self.control.done(done)
             if isinstance(done.work, schedule.Train):
                 self.steps += 1
-                self.samples += done.stats[0].samples
+                self.samples += done.stats[0].samples // ready.info.views
                 self._count_skipped(done.stats)
                 log.step(done.work.epoch, done)
                 self.reporter.step(done.work.epoch, done)

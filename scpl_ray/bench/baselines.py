@@ -219,7 +219,8 @@ def _train(
 def _full_batches(config: Config, loader: BatchLoader, count: int) -> list[Given]:
     """The first batches that are whole; the last of an epoch may be smaller."""
     every = (from_batch(loader.train_batch(i)) for i in itertools.count())
-    whole = (pair for pair in every if len(pair[1]) == config.train.batch_size)
+    rows = config.train.batch_size * loader.info.views
+    whole = (pair for pair in every if len(pair[1]) == rows)
     return list(itertools.islice(whole, count))
 
 

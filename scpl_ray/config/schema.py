@@ -26,8 +26,14 @@ HeadKind = Literal["linear", "mlp", "mlp_bn"]
 class DataConfig(Section):
     """Where batches come from."""
 
-    source: str = Field("movie_snippets", description="a registered source, or 'file'")
-    path: str | None = Field(None, description="CSV/JSONL/Parquet file or saved dataset folder")
+    source: str = Field(
+        "movie_snippets", description="a registered source; or 'file', 'folder' (of images)"
+    )
+    path: str | None = Field(
+        None,
+        description="CSV/JSONL/Parquet file or saved dataset folder; folder of images; where the "
+        "files of cifar10, cifar100 or tiny_imagenet lie",
+    )
     test_path: str | None = Field(None, description="the test split, if it is a file of its own")
     text_column: str = "text"
     label_column: str = "label"
@@ -41,7 +47,28 @@ class DataConfig(Section):
     stop_words: Literal["none", "english"] = "none"
     lowercase: bool = True
     limit: Positive | None = Field(None, description="use only so many samples of each split")
-    cache_dir: str | None = None
+    label_noise: Share = Field(
+        0.0, description="share of training labels replaced by a uniform draw over all classes"
+    )
+    augment: Literal["none", "weak", "strong", "two_views"] = Field(
+        "none",
+        description="training images: crop and flip; these and colours; both views in the batch, "
+        "which doubles",
+    )
+    image_size: Annotated[int, Field(ge=4)] | None = Field(
+        None,
+        description="side that images are brought to; default: as they are (tiny_imagenet: 32)",
+    )
+    pixel_mean: list[float] | None = Field(
+        None, description="of each channel, 0 to 1; default: the set's own"
+    )
+    pixel_std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="of each channel, as `pixel_mean`"
+    )
+    decode_threads: Positive = Field(2, description="image files decoded at a time")
+    cache_dir: str | None = Field(
+        None, description="default: SCPL_RAY_CACHE, or the system's place for caches"
+    )
 
 
 class GrownLayers(Section):

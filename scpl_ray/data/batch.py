@@ -13,7 +13,8 @@ class Batch:
 
     Attributes:
         inputs: text: `tokens` [B, T] int64 and `mask` [B, T] bool (True at real tokens);
-            images: `images` [B, C, H, W] float32, normalised.
+            images: `images` [B, C, H, W] float32, normalised. Two views of a sample are two
+            rows side by side, each with its label.
         labels: [B] int64.
         step: index of the batch: the training step, or the position in an evaluated split.
     """
@@ -39,7 +40,9 @@ class DataInfo:
         max_len: text: the most tokens of a sample, else 0.
         image_shape: images: (C, H, W), else ().
         tokenizer: text: the trained tokenizer as JSON, else "".
-        pixel_stats: images: mean and standard deviation of the training pixels.
+        pixel_stats: images: mean and standard deviation of each channel.
+        views: images: rows that each training sample makes in its batch.
+        wrong_labels: training labels that label noise made wrong.
     """
 
     name: str
@@ -53,7 +56,9 @@ class DataInfo:
     max_len: int = 0
     image_shape: tuple[int, ...] = ()
     tokenizer: str = field(default="", repr=False)
-    pixel_stats: tuple[float, float] = (0.0, 1.0)
+    pixel_stats: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    views: int = 1
+    wrong_labels: int = 0
 
     @property
     def num_classes(self) -> int:

@@ -98,7 +98,8 @@ def _saved(key: str, path: Path) -> dict[str, Dataset]:
     except Exception as error:
         raise DataError(
             f"{key}: {str(path)!r} is a folder, but not one of datasets.save_to_disk; allowed: "
-            f"such a folder, or a file {', '.join(_BUILDERS)}"
+            f"such a folder, or a file {', '.join(_BUILDERS)}. For a folder of images: "
+            "data.source=folder"
         ) from error
     if not isinstance(found, DatasetDict):
         return {"train": found}

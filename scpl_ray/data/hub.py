@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import textwrap
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from scpl_ray.config.schema import DataConfig
+from scpl_ray.data import reach
 from scpl_ray.data.columns import read_columns
 from scpl_ray.data.raw import RawData
 from scpl_ray.errors import DataError
@@ -56,8 +53,10 @@ HUB_SETS = {
 }
 
 
-class HubUnreachableError(DataError):
+class HubUnreachableError(reach.UnreachableError):
     """The Hub does not answer and the data set is not in the local cache."""
+
+    place = "the Hugging Face Hub"
 
 
 def load_from_hub(name: str, config: DataConfig) -> RawData:
@@ -103,27 +102,8 @@ def why_unreachable(timeout_s: float) -> str:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             return f"{name} is set"
-    answers: list[str] = []
-    # A thread: the socket's timeout bounds neither the name's resolution nor several addresses.
-    asking = threading.Thread(target=lambda: answers.append(_ask(timeout_s)), daemon=True)
-    asking.start()
-    asking.join(timeout_s + 0.5)
-    return answers[0] if answers else f"no answer within {timeout_s:g} s"
-
-
-def _ask(timeout_s: float) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    try:
-        request = urllib.request.Request(f"{endpoint}/api/datasets?limit=1", method="HEAD")
-        urllib.request.urlopen(request, timeout=timeout_s).close()
-    except urllib.error.HTTPError as error:
-        # A proxy's own refusal is not the Hub's answer.
-        return (
-            f"HTTP {error.code} {error.reason}" if error.code in (403, 407, 502, 503, 504) else ""
-        )
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
-    return ""
+    return reach.why_unreachable(f"{endpoint}/api/datasets?limit=1", timeout_s)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,15 @@ from scpl_ray.config.schema import DataConfig
 from scpl_ray.errors import DataError
 from scpl_ray.rng import numpy_generator
 
+PixelStats = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class RawSplit:
     """Samples and labels of one split.
 
     Attributes:
-        samples: texts, or pixels [N, C, H, W] uint8.
+        samples: texts; pixels [N, C, H, W] uint8; or paths of image files.
         labels: [N] int64.
     """
 
@@ -42,6 +44,9 @@ class RawData:
         label_names: one per class.
         source: where the samples come from, in one line.
         notice: what was replaced; empty if nothing was.
+        pixel_stats: images: mean and deviation of each channel; None: measured.
+        image_size: images in files: the side that they are brought to; None: as they are.
+        wrong_labels: training labels that label noise made wrong.
     """
 
     name: str
@@ -50,6 +55,9 @@ class RawData:
     label_names: tuple[str, ...]
     source: str
     notice: str = ""
+    pixel_stats: PixelStats | None = None
+    image_size: int | None = None
+    wrong_labels: int = 0
 
 
 def cut_splits(raw: RawData, config: DataConfig, seed: int) -> RawData:

@@ -24,7 +24,8 @@ def closed_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_every_named_source_is_there() -> None:
     assert set(SOURCES) == {
         "imdb", "ag_news", "dbpedia_14", "sst2", "rotten_tomatoes", "banking77", "emotion",
-        "yelp_review_full", "movie_snippets", "digits", "mnist_5k", "file",
+        "yelp_review_full", "movie_snippets", "digits", "mnist_5k", "file", "folder",
+        "cifar10", "cifar100", "tiny_imagenet",
     }  # fmt: skip
 
 

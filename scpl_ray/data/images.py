@@ -1,0 +1,125 @@
+"""Images in files: decoded when a batch asks for them, so that they may be more than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from scpl_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pillow's modes that are not 8 bits a channel; turning them into RGB would clip their values.
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class Pixels(Protocol):
+    """What gives the pixels of rows: an array in memory, or files."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Pixels of rows [B]: [B, C, H, W] uint8."""
+        ...
+
+
+class ImageFiles:
+    """Image files as RGB pixels [N, 3, H, W], decoded on demand.
+
+    Args:
+        paths: the files.
+        size: height and width; the shorter side is scaled to it, what sticks out of the longer one
+            is cut off on both sides. None: the files must all have the size of the first.
+        threads: files decoded at a time. It changes no pixel.
+        shape: (C, H, W) that every image must have; (): that of the first file.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        size: int | None,
+        threads: int = 1,
+        shape: tuple[int, ...] = (),
+    ) -> None:
+        self.paths, self.size, self.shape = paths, size, shape
+        if not shape and paths:
+            self.shape = self._read(paths[0]).shape
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Decodes rows [B]: [B, 3, H, W] uint8.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        paths = [self.paths[row] for row in rows]
+        images = list((self._pool.map if self._pool else map)(self._read, paths))
+        return np.stack(images) if images else np.empty((0, *self.shape), np.uint8)
+
+    def _read(self, path: str) -> np.ndarray:
+        pixels = read_image(path, self.size)
+        if self.shape and pixels.shape != self.shape:
+            (_, height, width), (_, own_height, own_width) = self.shape, pixels.shape
+            raise DataError(
+                f"data.image_size: {path} is {own_width} x {own_height} pixels, but the first "
+                f"image is {width} x {height}; set data.image_size, and all are brought to it"
+            )
+        return pixels
+
+
+def read_image(path: str, size: int | None) -> np.ndarray:
+    """Reads one file as RGB: [3, H, W] uint8.
+
+    Raises:
+        DataError: naming the file.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            if file.mode in _DEEP:
+                raise DataError(
+                    f"data.path: {path} has more than 8 bits a channel (mode {file.mode}); save it "
+                    "with 8 bits"
+                )
+            # Photographs may lie on their side and say so.
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError(f"data.path: {path} is not a readable image; mend or remove it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"data.path: the image {path} cannot be read ({error}); mend or remove it"
+        ) from error
+    return np.ascontiguousarray(np.asarray(_fit(image, size)).transpose(2, 0, 1))
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Brings pixels [N, C, H, W] uint8 to [N, C, size, size], as files are."""
+    from PIL import Image
+
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    made = np.empty((*pixels.shape[:2], size, size), np.uint8)
+    for image, small in zip(pixels, made, strict=True):
+        # Channel by channel: it is the same, for any number of channels.
+        for channel, out in zip(image, small, strict=True):
+            out[:] = np.asarray(_fit(Image.fromarray(channel), size))
+    return made
+
+
+def _fit(image: Image, size: int | None) -> Image:
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    if size is None or image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), Resampling.BILINEAR)
+
+
+def channel_stats(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of [N, C, H, W] uint8, as shares of 255."""
+    channels = [pixels[:, c] for c in range(pixels.shape[1])]
+    mean = tuple(float(c.mean() / 255) for c in channels)
+    return mean, tuple(float(c.std() / 255) or 1.0 for c in channels)
