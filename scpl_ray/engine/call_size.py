@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -54,7 +55,4 @@ class CallSize:
             return 1
         step = sorted(self._seconds)[_SEEN // 2]
         wanted = min(_MOST, _LEAST_S / max(step, 1e-4), self.most_mib / max(self._mib, 1e-6))
-        size = 1
-        while size * 2 <= wanted:
-            size *= 2
-        return size
+        return 2 ** max(0, round(math.log2(wanted)))

@@ -22,7 +22,15 @@ def stats(seconds: float, mib: float = 0.0) -> StageStats:
 
 @pytest.mark.parametrize(
     ("seconds", "mib", "size"),
-    [(0.6, 0, 1), (0.1, 0, 8), (0.03, 0, 32), (0.01, 0, 64), (0.0001, 0, 256), (0.001, 1.0, 32)],
+    [
+        (0.8, 0, 1),
+        (0.1, 0, 8),
+        (0.06, 0, 16),
+        (0.03, 0, 32),
+        (0.01, 0, 128),
+        (0.0001, 0, 256),
+        (0.001, 1.0, 32),
+    ],
 )
 def test_short_steps_travel_together(seconds: float, mib: float, size: int) -> None:
     calls = CallSize(PipelineConfig())
@@ -36,7 +44,7 @@ def test_short_steps_travel_together(seconds: float, mib: float, size: int) -> N
 def test_the_slowest_stage_decides_and_a_number_is_a_number() -> None:
     calls = CallSize(PipelineConfig())
     for _ in range(16):
-        calls.saw([stats(0.001), stats(0.6)])
+        calls.saw([stats(0.001), stats(0.8)])
     assert calls.now() == 1
     assert CallSize(PipelineConfig(batches_per_call=5)).now() == 5
 
