@@ -20,8 +20,8 @@ class Workers:
     """Makes the batches of a loader in processes of their own; the batches are the same.
 
     Steps that follow one another are made ahead. One that is asked for again is made by the asker;
-    where steps are left out, the processes start anew. They end with whoever started them, within
-    seconds also if that was killed.
+    where steps are left out, the processes start anew. They end with whoever started them; if that
+    was killed, within ten seconds or so.
 
     Args:
         loader: each process gets a copy.

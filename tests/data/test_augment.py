@@ -23,6 +23,7 @@ from scpl_ray.data.raw import RawData, RawSplit
 from scpl_ray.data.sources import load_raw
 from scpl_ray.engine.data import fetch, load_data
 from scpl_ray.errors import DataError
+from scpl_ray.job_checks import check_data
 from scpl_ray.manifest import describe, described
 from scpl_ray.schedule import Train
 from tests.data.image_files import pixels, write_folder
@@ -258,7 +259,7 @@ def test_label_noise_stays_the_same_over_epochs_and_takes_text_too(texts: Path) 
 
 
 def test_workers_make_the_same_batches_ahead(tmp_path: Path) -> None:
-    """And raise what they meet; some steps may be asked for again, others left out."""
+    """And raise what they meet; a step may be asked for again."""
     path = write_folder(tmp_path, {"": 12}, size=16)
     tree = {
         "data": {"source": "folder", "path": str(path), "augment": "two_views"},
@@ -267,7 +268,7 @@ def test_workers_make_the_same_batches_ahead(tmp_path: Path) -> None:
     }
     made, _ = load_data(load_config(tree))
     plain, _ = load_data(load_config({**tree, "pipeline": {}}))
-    for step in (0, 1, 2, 1, 3, 9):
+    for step in (0, 1, 2, 1, 3):
         own, expected = fetch(made, Train(step, 0)), plain.train_batch(step)
         assert own.step == step
         assert (own.inputs["images"] == expected.inputs["images"]).all()
@@ -275,7 +276,7 @@ def test_workers_make_the_same_batches_ahead(tmp_path: Path) -> None:
     for file in path.rglob("*.png"):
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"\.png is not a readable image; mend or remove it$"):
-        [fetch(made, Train(step, 0)) for step in range(10, 20)]
+        [fetch(made, Train(step, 0)) for step in range(4, 20)]
 
 
 def test_micro_batches_of_two_views_are_whole(tmp_path: Path) -> None:
@@ -297,3 +298,17 @@ def test_checkpoints_from_before_colour_images_are_read() -> None:
     for new in ("views", "wrong_labels"):
         del tree["data"][new]
     assert described(tree, "")[1].pixel_stats == ((0.25,), (0.5,))
+
+
+def test_options_without_effect_and_small_batches_are_said(texts: Path) -> None:
+    def said(tree: dict) -> str:
+        config = load_config(tree)
+        return "\n".join(check_data(config, load_data(config)[1], 1))
+
+    text = said({"data": {"path": str(texts), "augment": "weak", "image_size": 8}})
+    assert "data.augment has no effect" in text and "data.image_size has no effect" in text
+    assert "data.augment" not in said({"data": {"source": "digits", "augment": "weak"}})
+    small = {"data": {"source": "digits", "limit": 100}, "train": {"batch_size": 16}}
+    assert "below four times" in said(small)
+    small["data"]["augment"] = "two_views"
+    assert "below four times" not in said(small), "each view is the other's positive"
