@@ -29,6 +29,11 @@ class PipelineConfig(Section):
         "only where every stage has a GPU and nixl, and fault_tolerance is off",
     )
     prefetch: Annotated[int, Field(ge=0)] = Field(8, description="calls whose batches are ready")
+    data_workers: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="processes that make training batches; 0: the data process itself. Images "
+        "with data.augment or in files may need several",
+    )
     step_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     start_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     prepare_timeout_s: Annotated[float, Field(gt=0)] = Field(

@@ -65,7 +65,6 @@ class DataConfig(Section):
     pixel_std: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="of each channel, as `pixel_mean`"
     )
-    decode_threads: Positive = Field(2, description="image files decoded at a time")
     cache_dir: str | None = Field(
         None, description="default: SCPL_RAY_CACHE, or the system's place for caches"
     )

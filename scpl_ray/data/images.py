@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -32,7 +31,6 @@ class ImageFiles:
         paths: the files.
         size: height and width; the shorter side is scaled to it, what sticks out of the longer one
             is cut off on both sides. None: the files must all have the size of the first.
-        threads: files decoded at a time. It changes no pixel.
         shape: (C, H, W) that every image must have; (): that of the first file.
     """
 
@@ -40,13 +38,11 @@ class ImageFiles:
         self,
         paths: Sequence[str],
         size: int | None,
-        threads: int = 1,
         shape: tuple[int, ...] = (),
     ) -> None:
         self.paths, self.size, self.shape = paths, size, shape
         if not shape and paths:
             self.shape = self._read(paths[0]).shape
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
         """Decodes rows [B]: [B, 3, H, W] uint8.
@@ -55,7 +51,7 @@ class ImageFiles:
             DataError: naming the file that cannot be read.
         """
         paths = [self.paths[row] for row in rows]
-        images = list((self._pool.map if self._pool else map)(self._read, paths))
+        images = [self._read(path) for path in paths]
         return np.stack(images) if images else np.empty((0, *self.shape), np.uint8)
 
     def _read(self, path: str) -> np.ndarray:

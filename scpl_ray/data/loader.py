@@ -11,6 +11,7 @@ from scpl_ray.data.raw import PixelStats, RawData
 from scpl_ray.data.sources import load_raw
 from scpl_ray.data.splits import ImageSplit, TextSplit, encode_split, image_splits
 from scpl_ray.data.text import train_tokenizer
+from scpl_ray.data.workers import Workers
 from scpl_ray.errors import DataError
 from scpl_ray.rng import numpy_generator
 
@@ -27,6 +28,9 @@ class BatchLoader:
         drop_last: leave out a ragged last batch.
         dropped: samples of each split that had no word left and were left out.
         augmenter: makes the random views of training images.
+
+    Attributes:
+        ahead: makes training batches in other processes, for engines.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class BatchLoader:
         augmenter: Augmenter | None = None,
     ) -> None:
         self.dropped, self.augmenter = dropped or {}, augmenter
+        self.ahead: Workers | None = None
         self.info, self.splits, self.seed = info, splits, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         samples = len(splits["train"].labels)

@@ -81,7 +81,7 @@ def image_splits(
 
     Args:
         raw: images in memory or in files, with all splits.
-        config: `image_size`, `pixel_mean`, `pixel_std` and `decode_threads` are read.
+        config: `image_size`, `pixel_mean` and `pixel_std` are read.
 
     Returns:
         The splits, (C, H, W), and the mean and deviation of each channel: those of the config, of
@@ -99,12 +99,11 @@ def image_splits(
         pixels.update(arrays)
         shape, sample = arrays["train"].shape[1:], arrays["train"]
     else:
-        threads, size = config.decode_threads, raw.image_size
-        files = ImageFiles(train, size, threads)
+        files = ImageFiles(train, raw.image_size)
         shape = files.shape
         pixels["train"] = files
         for name in ("validation", "test"):
-            pixels[name] = ImageFiles(list(raw.splits[name].samples), size, threads, shape)
+            pixels[name] = ImageFiles(list(raw.splits[name].samples), raw.image_size, shape)
         spaced = np.linspace(0, len(train) - 1, min(len(train), _MEASURED)).astype(np.int64)
         own = config.pixel_mean is None and raw.pixel_stats is None
         sample = files[spaced] if own else np.empty(0)

@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from scpl_ray.bench import baselines
+from scpl_ray.config import load_config
 from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.augment import VIEWS, Augmenter
 from scpl_ray.data.label_noise import add_label_noise
 from scpl_ray.data.loader import BatchLoader
 from scpl_ray.data.raw import RawData, RawSplit
 from scpl_ray.data.sources import load_raw
+from scpl_ray.engine.data import fetch, load_data
+from scpl_ray.errors import DataError
+from scpl_ray.job_checks import check_data
+from scpl_ray.manifest import describe, described
+from scpl_ray.schedule import Train
 from tests.data.image_files import pixels, write_folder
 from tests.helpers import run_job
 
@@ -249,3 +256,59 @@ def test_label_noise_stays_the_same_over_epochs_and_takes_text_too(texts: Path) 
     assert (
         made.eval_batch("validation", 0).labels == plain.eval_batch("validation", 0).labels
     ).all()
+
+
+def test_workers_make_the_same_batches_ahead(tmp_path: Path) -> None:
+    """And raise what they meet; a step may be asked for again."""
+    path = write_folder(tmp_path, {"": 12}, size=16)
+    tree = {
+        "data": {"source": "folder", "path": str(path), "augment": "two_views"},
+        "train": {"batch_size": 4},
+        "pipeline": {"data_workers": 2},
+    }
+    made, _ = load_data(load_config(tree))
+    plain, _ = load_data(load_config({**tree, "pipeline": {}}))
+    for step in (0, 1, 2, 1, 3):
+        own, expected = fetch(made, Train(step, 0)), plain.train_batch(step)
+        assert own.step == step
+        assert (own.inputs["images"] == expected.inputs["images"]).all()
+        assert (own.labels == expected.labels).all()
+    for file in path.rglob("*.png"):
+        file.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"\.png is not a readable image; mend or remove it$"):
+        [fetch(made, Train(step, 0)) for step in range(4, 20)]
+
+
+def test_micro_batches_of_two_views_are_whole(tmp_path: Path) -> None:
+    """Baselines take whole batches only: 32 samples are 64 rows."""
+    tree = {
+        "data": {"source": "digits", "limit": 100, "augment": "two_views"},
+        "train": {"batch_size": 32},
+    }
+    config = load_config(tree)
+    found = baselines._full_batches(config, load_data(config)[0], 4)
+    assert [len(labels) for _, labels in found] == [64] * 4
+
+
+def test_checkpoints_from_before_colour_images_are_read() -> None:
+    info = loader("none").info
+    tree = json.loads(json.dumps(describe(load_config({}), info, 1)))
+    assert described(tree, "")[1] == info
+    tree["data"]["pixel_stats"] = [0.25, 0.5]
+    for new in ("views", "wrong_labels"):
+        del tree["data"][new]
+    assert described(tree, "")[1].pixel_stats == ((0.25,), (0.5,))
+
+
+def test_options_without_effect_and_small_batches_are_said(texts: Path) -> None:
+    def said(tree: dict) -> str:
+        config = load_config(tree)
+        return "\n".join(check_data(config, load_data(config)[1], 1))
+
+    text = said({"data": {"path": str(texts), "augment": "weak", "image_size": 8}})
+    assert "data.augment has no effect" in text and "data.image_size has no effect" in text
+    assert "data.augment" not in said({"data": {"source": "digits", "augment": "weak"}})
+    small = {"data": {"source": "digits", "limit": 100}, "train": {"batch_size": 16}}
+    assert "below four times" in said(small)
+    small["data"]["augment"] = "two_views"
+    assert "below four times" not in said(small), "each view is the other's positive"

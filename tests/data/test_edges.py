@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_one_timeout_bounds_name_lookup_and_all_addresses(monkeypatch: pytest.Mo
         never.wait(20)
         raise OSError("too late")
 
-    monkeypatch.setattr(urllib.request, "urlopen", wait)
+    monkeypatch.setattr("urllib.request.urlopen", wait)
     start = time.monotonic()
     assert "no answer within 0.2 s" in hub.why_unreachable(0.2)
     assert time.monotonic() - start < 2

@@ -221,7 +221,7 @@ def test_files_are_in_the_order_of_their_paths_and_decoded_when_asked_for(tmp_pa
     save(tmp_path / "dog" / "deeper" / "z.png", np.full((8, 8, 3), 250, np.uint8))
     (tmp_path / "dog" / "notes.txt").write_text("not an image")
     (tmp_path / "dog" / "._00.png").write_bytes(b"a tool's own")
-    made = loader(source="folder", path=str(path), test=0.0, validation=0.0, decode_threads=3)
+    made = loader(source="folder", path=str(path), test=0.0, validation=0.0)
     files = made.splits["train"].pixels
     assert isinstance(files, images.ImageFiles), "paths, not pixels, are held"
     assert [Path(p).relative_to(path).as_posix() for p in files.paths] == [
