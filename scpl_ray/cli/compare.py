@@ -43,7 +43,8 @@ def command(runs: tuple[str, ...], form: str | None, plot: Path | None, debug: b
     elif form == "markdown":
         click.echo(markdown(rows), nl=False)
     else:
-        emit(screen(rows))
+        for table in screen(rows):
+            emit(table)
     if plot is not None:
         from scpl_ray.comparing.plot import draw
 

@@ -129,7 +129,8 @@ def command(
         from scpl_ray.comparing.runs import grouped, read_run
         from scpl_ray.comparing.tables import screen
 
-        emit(screen(rows_of(grouped([read_run(run.dir) for run in runs]))))
+        for table in screen(rows_of(grouped([read_run(run.dir) for run in runs]))):
+            emit(table)
 
 
 def _repetitions(config: Config, repeats: int) -> list[Config]:

@@ -43,7 +43,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     left.set_ylabel("test accuracy, %")
     left.grid(axis="y", alpha=0.3)
     right.set_yticks(range(len(rows)), [row.name for row in rows])
-    right.invert_yaxis()
+    right.set_ylim(max(4, len(rows)) - 0.5, -0.5)
     right.set_xlabel("training samples a second")
     right.grid(axis="x", alpha=0.3)
     for axes in (left, right):

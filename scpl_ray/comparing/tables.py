@@ -39,14 +39,21 @@ def _text(value: Figure | None, digits: int, scale: float = 1.0) -> str:
     return NONE if value is None else value.text(digits, scale)
 
 
-def screen(rows: Sequence[Row]) -> Table:
-    """For a terminal."""
+def screen(rows: Sequence[Row]) -> list[Table]:
+    """For a terminal of 80 columns: what they learned, and how fast."""
     heads, texts = cells(rows)
-    table = Table(title="test accuracy of each exit; mean ± standard deviation over the runs")
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i < 2 else "right")
+    speed = heads.index("s/epoch")
+    titles = ("accuracy on the test split, mean ± standard deviation", "")
+    parts = ([*range(speed)], [0, *range(speed, len(heads))])
+    return [_part(title, heads, texts, part) for title, part in zip(titles, parts, strict=True)]
+
+
+def _part(title: str, heads: list[str], texts: list[list[str]], columns: list[int]) -> Table:
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    for i in columns:
+        table.add_column(heads[i], justify="left" if i < 2 else "right")
     for row in texts:
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in columns))
     return table
 
 
