@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scpl_ray.config.schema import Config
-from scpl_ray.heads import exit_head
+from scpl_ray.heads import exit_head, projection_head
 from scpl_ray.losses import at_least_float32
 from scpl_ray.rng import seeded
 
@@ -100,6 +100,13 @@ class Objective(nn.Module):
     def seeded(self, name: str) -> AbstractContextManager[None]:
         """Draws the initial weights of a head from (seed, its name, the layer)."""
         return seeded(self.seed, "init", name, self.place.layer)
+
+    def make_projection_head(self) -> nn.Module:
+        """Builds the projection head of the config, [B, D] -> [B, out]."""
+        with self.seeded("projection_head"):
+            return projection_head(
+                self.local.projection_head, self.place.features, self.place.style
+            )
 
     def add_exit_head(self) -> None:
         """Builds the exit head of the config, where the stage has an exit."""

@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from scpl_ray.config.schema import Config
-from scpl_ray.heads import projection_head
 from scpl_ray.losses import supervised_contrastive_loss
 from scpl_ray.objectives.base import LocalLoss, Objective, Place
 
@@ -37,10 +36,7 @@ class Dascpl(Objective):
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)
-        with self.seeded("projection_head"):
-            self.projection_head = projection_head(
-                self.local.projection_head, place.features, place.style
-            )
+        self.projection_head = self.make_projection_head()
         self.add_exit_head()
 
     def forward(self, reduced: Tensor, labels: Tensor, hidden: Tensor | None = None) -> LocalLoss:

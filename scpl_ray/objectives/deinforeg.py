@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from scpl_ray.config.schema import Config
-from scpl_ray.heads import projection_head
 from scpl_ray.losses import at_least_float32, similarity_matching_loss, unit_rows
 from scpl_ray.objectives.base import LocalLoss, Objective, Place
 
@@ -43,10 +42,7 @@ class DeInfoReg(Objective):
 
     def __init__(self, config: Config, place: Place) -> None:
         super().__init__(config, place)
-        with self.seeded("projection_head"):
-            self.projection_head = projection_head(
-                self.local.projection_head, place.features, place.style
-            )
+        self.projection_head = self.make_projection_head()
         self.add_exit_head()
 
     def forward(self, reduced: Tensor, labels: Tensor, hidden: Tensor | None = None) -> LocalLoss:
