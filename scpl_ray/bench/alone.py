@@ -1,22 +1,38 @@
-"""Each stage's compute by itself: no Ray, no other stage, the settings of a stage's process."""
+"""Each stage's compute without Ray, with the settings of a stage's process: alone, or side by side.
+
+The second is what the machine itself allows: processes that compute at the same time share its
+caches, its way to memory and its clock, whoever streams between them.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import statistics
 import time
+from collections.abc import Iterator
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Barrier
+
+from torch import Tensor
 
 from scpl_ray.config import Config
 from scpl_ray.engine.build import build_stage, prepare_stage_process
 from scpl_ray.engine.data import load_data
-from scpl_ray.engine.placement import threads_per_stage
-from scpl_ray.models.activation import from_batch
+from scpl_ray.engine.placement import num_cores, threads_per_stage
+from scpl_ray.models.activation import Activation, from_batch
 from scpl_ray.stage import Stage
 from scpl_ray.stage_facts import StageSpec
 
+_WARM_UP = 2
+_START_S = 120.0
+
+Inputs = list[tuple[Activation, Tensor]]
+
+_shared: tuple[Barrier, Synchronized[int]]
+
 
 def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    """Times each stage by itself in a fresh process with the settings of a stage actor.
+    """Times each stage by itself, one after another, in a fresh process.
 
     Returns:
         Median milliseconds of forward and update of each stage.
@@ -26,16 +42,28 @@ def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[flo
         return pool.apply(_alone, (config, specs, steps))
 
 
+def stages_side_by_side(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
+    """Times all stages at once, each in a process of its own, with nothing passed between them.
+
+    Returns:
+        Median milliseconds of forward and update of each stage. Where there are more threads than
+        cores, of CPU time by thread: what a step takes of a core.
+    """
+    context = multiprocessing.get_context("spawn")
+    shared = (context.Barrier(len(specs)), context.Value("i", 0))
+    with context.Pool(len(specs), _share, shared) as pool:
+        calls = [(config, specs, number, steps) for number in range(len(specs))]
+        return pool.starmap(_beside, calls, chunksize=1)
+
+
+def _share(barrier: Barrier, finished: Synchronized[int]) -> None:
+    global _shared
+    _shared = (barrier, finished)
+
+
 def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    prepare_stage_process(config, threads_per_stage(config, config.processes(len(specs))))
-    loader, ready = load_data(config)
-    device = "cpu"
     medians = []
-    inputs = [from_batch(loader.train_batch(i)) for i in range(steps + 2)]
-    for spec in specs:
-        stage: Stage = build_stage(
-            spec, config, ready.info, steps, ready.steps_per_epoch, device, None
-        )
+    for stage, inputs in _chain(config, specs, steps):
         times, outputs = [], []
         for i, (activation, labels) in enumerate(inputs):
             begin = time.perf_counter()
@@ -43,6 +71,45 @@ def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
             stage.update(i)
             times.append(1000 * (time.perf_counter() - begin))
             outputs.append((output.map(lambda t: t.clone()), labels))
-        medians.append(statistics.median(times[2:]))
-        inputs = outputs
+        medians.append(statistics.median(times[_WARM_UP:]))
+        inputs[:] = outputs
     return medians
+
+
+def _beside(config: Config, specs: list[StageSpec], number: int, steps: int) -> float:
+    barrier, finished = _shared
+    chain = _chain(config, specs, steps)
+    for _ in range(number):
+        stage, inputs = next(chain)
+        inputs[:] = [
+            (stage.module.handed_on(stage.module.run_layers(x, None, 0)).detach(), labels)
+            for x, labels in inputs
+        ]
+    stage, inputs = next(chain)
+    threads = threads_per_stage(config, config.processes(len(specs)))
+    crowded = threads * len(specs) > num_cores()
+    barrier.wait(_START_S)
+    times: list[float] = []
+    # Until all have done so many: none is to be timed while another has already ended.
+    while finished.value < len(specs):
+        i = len(times)
+        activation, labels = inputs[i % len(inputs)]
+        begin, cpu = time.perf_counter(), time.process_time()
+        stage.forward(i, activation, labels)
+        stage.update(i)
+        spent = (time.process_time() - cpu) / threads if crowded else time.perf_counter() - begin
+        times.append(1000 * spent)
+        if len(times) == len(inputs):
+            with finished.get_lock():
+                finished.value += 1
+    return statistics.median(times[_WARM_UP : len(inputs)])
+
+
+def _chain(config: Config, specs: list[StageSpec], steps: int) -> Iterator[tuple[Stage, Inputs]]:
+    """Yields each stage with its inputs, which the caller replaces by its outputs."""
+    prepare_stage_process(config, threads_per_stage(config, config.processes(len(specs))))
+    loader, ready = load_data(config)
+    inputs = [from_batch(loader.train_batch(i)) for i in range(steps + _WARM_UP)]
+    for spec in specs:
+        per_epoch = ready.steps_per_epoch
+        yield build_stage(spec, config, ready.info, steps, per_epoch, "cpu", None), inputs

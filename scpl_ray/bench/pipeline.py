@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import ray
 
 from scpl_ray import schedule
-from scpl_ray.bench.alone import stages_alone
+from scpl_ray.bench.alone import stages_alone, stages_side_by_side
 from scpl_ray.bench.processes import cpu_seconds
 from scpl_ray.config import Config
 from scpl_ray.engine.pipeline import RayEngine
@@ -64,6 +64,9 @@ class Measured:
         limits_ms: of each turn: the least that a step can cost; the slowest stage alone, or where
             the stages share cores, all of them together / cores.
         efficiencies: limit / step of each turn.
+        beside_ms: each stage's compute without Ray, all stages at once: median over the turns.
+        machine_limits_ms: of each turn: the least that a step can cost where stages compute
+            at once on this machine; as `limits_ms`, of what they take side by side.
         grown_mib: what each stage's process had more of its own, at most, than before its stage.
         turns: what was measured.
     """
@@ -73,6 +76,8 @@ class Measured:
     alone_ms: list[float]
     limits_ms: list[float]
     efficiencies: list[float]
+    beside_ms: list[float]
+    machine_limits_ms: list[float]
     grown_mib: list[float]
     turns: list[Turn] = field(repr=False)
 
@@ -91,6 +96,12 @@ class Measured:
         """Median of the turns' own ratios: both sides of each saw the same machine."""
         return statistics.median(self.efficiencies)
 
+    @property
+    def of_machine(self) -> float:
+        """The least that this machine allows stages that compute at once / step, likewise."""
+        both = zip(self.machine_limits_ms, self.turns, strict=True)
+        return statistics.median(least / turn.step_ms for least, turn in both)
+
 
 def measure(config: Config, steps: int, repeats: int) -> Measured:
     """Runs stages alone and the pipeline in turns, so that both see the same machine.
@@ -106,13 +117,14 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         model = build_model(config, ready.info)
         specs = plan_stages(config, partition(model.names, config.stages))
         engine.start(specs, None)
-        alone, turns = [], []
+        alone, beside, turns = [], [], []
         streaming = Streaming(engine)
         streaming.warm_up()
         for _ in range(repeats):
             before = stages_alone(config, specs, max(20, steps // 3))
             turns.append(streaming.turn(steps))
             after = stages_alone(config, specs, max(20, steps // 3))
+            beside.append(stages_side_by_side(config, specs, max(20, steps // 3)))
             alone.append([(a + b) / 2 for a, b in zip(before, after, strict=True)])
         threads, grown = engine.threads, streaming.grown_mib()
     finally:
@@ -125,6 +137,8 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         [statistics.median(column) for column in zip(*alone, strict=True)],
         limits,
         [least / turn.step_ms for least, turn in zip(limits, turns, strict=True)],
+        [statistics.median(column) for column in zip(*beside, strict=True)],
+        [limit(each, threads, replicas) for each in beside],
         grown,
         turns,
     )

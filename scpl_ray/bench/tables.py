@@ -17,12 +17,12 @@ def pipeline_tables(name: str, found: Measured) -> list[Table]:
     title = f"{name}: milliseconds a step, medians of {len(found.turns)} turns"
     parts = Table(title=title, box=None, padding=(0, 1, 0, 0))
     parts.add_column("stage")
-    for column in ("alone", *PARTS, "CPU", "MiB"):
+    for column in ("alone", "beside", *PARTS, "CPU", "MiB"):
         parts.add_column(_SHORT.get(column, column), justify="right")
     for i, alone in enumerate(found.alone_ms):
         spent = [_median([turn.parts_ms[i][part] for turn in found.turns]) for part in PARTS]
         cpu = _median([turn.compute_ms[i] for turn in found.turns])
-        row = (f"{v:.2f}" for v in (alone, *spent, cpu))
+        row = (f"{v:.2f}" for v in (alone, found.beside_ms[i], *spent, cpu))
         parts.add_row(str(i + 1), *row, f"{found.grown_mib[i]:.0f}")
     processes = Table(title="\nCPU milliseconds a step", box=None)
     processes.add_column("process")
@@ -49,6 +49,11 @@ def pipeline_text(found: Measured) -> str:
         ("all stages in turn", f"{sum(found.alone_ms):9.2f} ms", "one process, one thread"),
         ("pipeline step", f"{found.step_ms:9.2f} ms", f"fill {_of(found, 'fill_ms'):.0f} ms"),
         ("efficiency", f"{found.efficiency:9.3f}   ", f"turns: {each}"),
+        (
+            "of what is possible",
+            f"{found.of_machine:9.3f}   ",
+            "limit / step with the stages computing side by side without Ray",
+        ),
         (
             "overhead",
             f"{_of(found, 'overhead_ms'):9.2f} ms",

@@ -60,6 +60,9 @@ def command(
     --pipeline: efficiency is the slowest stage's compute alone (same process settings, no Ray)
     divided by the streamed pipeline's step: 1.0 would mean that everything else is hidden.
 
+    Beside it stands the same for stages that compute side by side without Ray: what processes that
+    compute at once cost each other is the machine's, not the pipeline's.
+
     Of each stage it also says where its time goes, and of each process the CPU time a step.
 
     --scaling: CPU time outside the stages' compute, per step and stage, of 2, 4, 8 and 16 stages
@@ -181,7 +184,7 @@ def _pipeline(resolved: Config, steps: int, repeats: int, as_json: bool) -> None
 
     result = measure(resolved, steps, repeats)
     if as_json:
-        rows = {k: getattr(result, k) for k in ("limit_ms", "step_ms", "efficiency")}
+        rows = {k: getattr(result, k) for k in ("limit_ms", "step_ms", "efficiency", "of_machine")}
         click.echo(json.dumps(rows | dataclasses.asdict(result), indent=2))
         return
     for table in pipeline_tables(resolved.name, result):
