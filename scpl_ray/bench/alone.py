@@ -10,6 +10,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
+from itertools import islice
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 
@@ -53,7 +54,9 @@ def stages_side_by_side(config: Config, specs: list[StageSpec], steps: int) -> l
     shared = (context.Barrier(len(specs)), context.Value("i", 0))
     with context.Pool(len(specs), _share, shared) as pool:
         calls = [(config, specs, number, steps) for number in range(len(specs))]
-        return pool.starmap(_beside, calls, chunksize=1)
+        # By whoever ends first: a stage that fails is heard while the others still wait for it.
+        found = dict(pool.imap_unordered(_beside, calls))
+    return [found[number] for number in range(len(specs))]
 
 
 def _share(barrier: Barrier, finished: Synchronized[int]) -> None:
@@ -63,7 +66,8 @@ def _share(barrier: Barrier, finished: Synchronized[int]) -> None:
 
 def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
     medians = []
-    for stage, inputs in _chain(config, specs, steps):
+    inputs, stages = _ready(config, specs, steps)
+    for stage in stages:
         times, outputs = [], []
         for i, (activation, labels) in enumerate(inputs):
             begin = time.perf_counter()
@@ -72,20 +76,18 @@ def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
             times.append(1000 * (time.perf_counter() - begin))
             outputs.append((output.map(lambda t: t.clone()), labels))
         medians.append(statistics.median(times[_WARM_UP:]))
-        inputs[:] = outputs
+        inputs = outputs
     return medians
 
 
-def _beside(config: Config, specs: list[StageSpec], number: int, steps: int) -> float:
+def _beside(call: tuple[Config, list[StageSpec], int, int]) -> tuple[int, float]:
+    """The number of the stage, from 0, and its median milliseconds."""
+    config, specs, number, steps = call
     barrier, finished = _shared
-    chain = _chain(config, specs, steps)
-    for _ in range(number):
-        stage, inputs = next(chain)
-        inputs[:] = [
-            (stage.module.handed_on(stage.module.run_layers(x, None, 0)).detach(), labels)
-            for x, labels in inputs
-        ]
-    stage, inputs = next(chain)
+    inputs, stages = _ready(config, specs, steps)
+    for earlier in islice(stages, number):
+        inputs = [(earlier.evaluate(x, labels)[0], labels) for x, labels in inputs]
+    stage = next(stages)
     threads = threads_per_stage(config, config.processes(len(specs)))
     crowded = threads * len(specs) > num_cores()
     barrier.wait(_START_S)
@@ -102,14 +104,15 @@ def _beside(config: Config, specs: list[StageSpec], number: int, steps: int) -> 
         if len(times) == len(inputs):
             with finished.get_lock():
                 finished.value += 1
-    return statistics.median(times[_WARM_UP : len(inputs)])
+    return number, statistics.median(times[_WARM_UP : len(inputs)])
 
 
-def _chain(config: Config, specs: list[StageSpec], steps: int) -> Iterator[tuple[Stage, Inputs]]:
-    """Yields each stage with its inputs, which the caller replaces by its outputs."""
+def _ready(config: Config, specs: list[StageSpec], steps: int) -> tuple[Inputs, Iterator[Stage]]:
+    """The batches, and the stages, each built when it is asked for."""
     prepare_stage_process(config, threads_per_stage(config, config.processes(len(specs))))
     loader, ready = load_data(config)
     inputs = [from_batch(loader.train_batch(i)) for i in range(steps + _WARM_UP)]
-    for spec in specs:
-        per_epoch = ready.steps_per_epoch
-        yield build_stage(spec, config, ready.info, steps, per_epoch, "cpu", None), inputs
+    per_epoch = ready.steps_per_epoch
+    return inputs, (
+        build_stage(spec, config, ready.info, steps, per_epoch, "cpu", None) for spec in specs
+    )

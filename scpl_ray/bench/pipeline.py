@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ray
@@ -17,7 +19,7 @@ from scpl_ray.engine.placement import num_cores
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
-from scpl_ray.stage_facts import StageStats
+from scpl_ray.stage_facts import StageSpec, StageStats
 
 _WARM_UP = 40
 _START_S = 30.0
@@ -111,24 +113,15 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         steps: timed steps of each turn, at least.
         repeats: turns.
     """
-    engine = RayEngine(config)
-    try:
-        ready = engine.prepare_data()
-        model = build_model(config, ready.info)
-        specs = plan_stages(config, partition(model.names, config.stages))
-        engine.start(specs, None)
-        alone, beside, turns = [], [], []
-        streaming = Streaming(engine)
-        streaming.warm_up()
+    alone, beside, turns = [], [], []
+    with _started(config) as (streaming, specs):
         for _ in range(repeats):
             before = stages_alone(config, specs, max(20, steps // 3))
             turns.append(streaming.turn(steps))
             after = stages_alone(config, specs, max(20, steps // 3))
             beside.append(stages_side_by_side(config, specs, max(20, steps // 3)))
             alone.append([(a + b) / 2 for a, b in zip(before, after, strict=True)])
-        threads, grown = engine.threads, streaming.grown_mib()
-    finally:
-        engine.close()
+        threads, grown = streaming.engine.threads, streaming.grown_mib()
     replicas = [config.replicas_of(spec.number) for spec in specs]
     limits = [limit(each, threads, replicas) for each in alone]
     return Measured(
@@ -142,6 +135,21 @@ def measure(config: Config, steps: int, repeats: int) -> Measured:
         grown,
         turns,
     )
+
+
+def stream(config: Config, steps: int, repeats: int) -> tuple[list[Turn], list[float]]:
+    """Runs the pipeline, and nothing beside it.
+
+    Args:
+        config: the job.
+        steps: timed steps of each turn, at least.
+        repeats: turns.
+
+    Returns:
+        The turns, and what each stage's process had more of its own, at most, in MiB.
+    """
+    with _started(config) as (streaming, _):
+        return [streaming.turn(steps) for _ in range(repeats)], streaming.grown_mib()
 
 
 def limit(alone_ms: list[float], threads: int, replicas: list[int] | None = None) -> float:
@@ -221,6 +229,22 @@ class Streaming:
         )
 
 
+@contextmanager
+def _started(config: Config) -> Iterator[tuple[Streaming, list[StageSpec]]]:
+    """A warm pipeline of the config's stages; closed at the end."""
+    engine = RayEngine(config)
+    try:
+        ready = engine.prepare_data()
+        model = build_model(config, ready.info)
+        specs = plan_stages(config, partition(model.names, config.stages))
+        engine.start(specs, None)
+        streaming = Streaming(engine)
+        streaming.warm_up()
+        yield streaming, specs
+    finally:
+        engine.close()
+
+
 def _pace(finished: list[float]) -> float:
     return (finished[-1] - finished[0]) / (len(finished) - 1)
 
@@ -246,13 +270,11 @@ def scaling(
     """
     rows = {}
     for number, config in configs.items():
-        found = measure(config, steps, repeats)
-        computes = [sum(turn.compute_ms) for turn in found.turns]
-        overheads = [turn.overhead_ms for turn in found.turns]
+        turns, grown_mib = stream(config, steps, repeats)
         rows[number] = (
-            found.step_ms,
-            statistics.median(computes),
-            statistics.median(overheads),
-            found.grown_mib[1],
+            statistics.median(turn.step_ms for turn in turns),
+            statistics.median(sum(turn.compute_ms) for turn in turns),
+            statistics.median(turn.overhead_ms for turn in turns),
+            grown_mib[1],
         )
     return rows

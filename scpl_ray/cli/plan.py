@@ -115,7 +115,7 @@ def _costs(
 
 def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
     """Runs the real pipeline of the same cut: predicted and measured milliseconds a step."""
-    from scpl_ray.bench.pipeline import measure
+    from scpl_ray.bench.pipeline import stream
     from scpl_ray.errors import ConfigError
 
     if sum(plan.cut) > layers:
@@ -123,8 +123,8 @@ def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
             f"--check: {len(plan.cut)} stages need more than the {layers} layers of the model; "
             f"allowed: 1 to {layers}"
         )
-    measured = measure(config.model_copy(update={"stages": plan.cut}), 40, 1)
-    predicted, real = 1000 * plan.step_s, measured.step_ms
+    (turn,), _ = stream(config.model_copy(update={"stages": plan.cut}), 40, 1)
+    predicted, real = 1000 * plan.step_s, turn.step_ms
     return {
         "predicted_ms": predicted,
         "measured_ms": real,

@@ -346,11 +346,11 @@ def test_the_profile_and_the_check(config: str, monkeypatch: pytest.MonkeyPatch)
     class Found:
         step_ms = 10.0
 
-    def measure(config: Any, steps: int, repeats: int) -> Found:
+    def stream(config: Any, steps: int, repeats: int) -> tuple[list[Found], list[float]]:
         asked.append(config)
-        return Found()
+        return [Found()], []
 
-    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(pipeline, "stream", stream)
     tiny = ["model.channels=[4, 8, 8]", "data.limit=200", "resources.threads=1"]
     done = call(config, *tiny, "--stages", "2", "--check", "--json")
     assert done.exit_code == 0, done.output
