@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -57,23 +58,37 @@ class Network(nn.Module):
         Returns:
             Logits [B, num_classes] of each exit, in the order of `exits`.
         """
-        activation = self._activation(inputs)
-        logits = []
+        activation = self.activation(inputs)
+        answers = []
+        for stage in self.numbered():
+            activation, logits = self.run_stage(stage, activation)
+            if logits is not None:
+                answers.append(logits)
+        return answers
+
+    def numbered(self) -> Iterator[StageModule]:
+        """The stages in order."""
+        for stage in self.stages:
+            assert isinstance(stage, StageModule)
+            yield stage
+
+    def run_stage(
+        self, stage: StageModule, activation: Activation
+    ) -> tuple[Activation, Tensor | None]:
+        """Runs one stage: (what it hands on, logits [B, num_classes] if it has an exit)."""
         precision = torch.autocast(
             activation.hidden.device.type,
             torch.bfloat16,
             enabled=self.config.train.precision == "bf16",
         )
         with precision:
-            for stage in self.stages:
-                assert isinstance(stage, StageModule)
-                activation = stage.run_layers(activation, None, 0)
-                if stage.objective.exit_head is not None:
-                    logits.append(stage.objective.exit_head(stage.reduce(activation)).float())
-                activation = stage.handed_on(activation)
-        return logits
+            output = stage.run_layers(activation, None, 0)
+            head = stage.objective.exit_head
+            logits = None if head is None else head(stage.reduce(output)).float()
+        return stage.handed_on(output), logits
 
-    def _activation(self, inputs: Inputs) -> Activation:
+    def activation(self, inputs: Inputs) -> Activation:
+        """What the first stage is given, from any form of inputs that `forward` takes."""
         if isinstance(inputs, Activation):
             return inputs
         if isinstance(inputs, dict):

@@ -20,7 +20,7 @@ class Activation:
         hidden: text: token ids [B, T], then [B, T, D]; images: [B, C, H, W]; own models: any
             tensor whose first dimension is the batch.
         mask: [B, T] bool, True at real tokens; None where there is no padding.
-        states: further tensors, e.g. the (h, c) of an LSTM layer, each [2, B, H].
+        states: further tensors, the batch second: e.g. (h, c) of an LSTM layer, each [2, B, H].
     """
 
     hidden: Tensor
@@ -43,6 +43,15 @@ class Activation:
     def with_hidden(self, hidden: Tensor, states: tuple[Tensor, ...] = ()) -> Activation:
         """Returns the same activation with another hidden tensor; states do not live on."""
         return replace(self, hidden=hidden, states=states)
+
+    def rows(self, keep: Tensor) -> Activation:
+        """Some samples of the batch.
+
+        Args:
+            keep: [B] bool, or indices. States have the batch in their second dimension.
+        """
+        mask = None if self.mask is None else self.mask[keep]
+        return Activation(self.hidden[keep], mask, tuple(s[:, keep] for s in self.states))
 
     def shapes(self) -> str:
         """Describes the shapes for messages, e.g. `hidden [64, 21, 128] float32`."""
