@@ -10,6 +10,7 @@ from scpl_ray.balance import best_cut, useful_stages
 from scpl_ray.config.schema import Config
 from scpl_ray.engine.call_size import CallSize
 from scpl_ray.errors import ConfigError
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.partition import partition
 from scpl_ray.planning import baselines, memory
 from scpl_ray.planning.baselines import StagePass
@@ -28,6 +29,12 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     """
     notes = []
     have = len(costs.layers)
+    if is_end_to_end(config.method) and have > 1:
+        raise ConfigError(
+            f"method: {config.method!r} trains end to end, and the plan is of stages that do not "
+            "wait for each other; it has rows for BP, GPipe, 1F1B and zero bubble beside a method "
+            "with local losses, so give one (method=scpl)"
+        )
     if config.replicas == "auto":
         raise ConfigError("replicas: auto is found when training starts; give numbers to predict")
     for number, count in sorted(config.replicas.items()):

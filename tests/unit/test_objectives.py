@@ -32,8 +32,8 @@ from tests.unit.tools import (
 
 LABELS = [0, 1, 2, 0, 0, 2]
 CHECKED = torch.tensor(LABELS)
-NEW = ["ee", "bp_p", "al", "sim_pred", "deinforeg"]
-STREAMED = [m for m in METHODS if m != "bp_p"]
+NEW = ["ee", "bp", "bp_p", "al", "sim_pred", "deinforeg"]
+STREAMED = [m for m in METHODS if m not in ("bp", "bp_p")]
 Row = list[float]
 
 
@@ -252,6 +252,7 @@ def test_a_perfect_feature_has_no_similarity_loss() -> None:
     [
         ("scpl", {"temperature": 0.5}, None),
         ("ee", {}, None),
+        ("bp", {}, None),
         ("bp_p", {}, None),
         ("al", {"associated": {"width": 3}}, None),
         ("al", {"associated": {"width": 3, "reconstruction": "cross_entropy"}}, None),
@@ -286,6 +287,7 @@ def test_gradients_of_features_and_heads(
         ("scpl", False),
         ("dascpl", False),
         ("ee", True),
+        ("bp", True),
         ("bp_p", True),
         ("al", False),
         ("sim_pred", True),
@@ -445,6 +447,7 @@ def test_names_of_heads() -> None:
         "scpl": {"projection_head", "exit_head"},
         "dascpl": {"projection_head", "exit_head"},
         "ee": {"exit_head"},
+        "bp": {"exit_head"},
         "bp_p": {"exit_head"},
         "al": {"exit_head", "label_encoder"},
         "sim_pred": {"exit_head", "similarity_head"},
@@ -478,7 +481,7 @@ def test_every_method_is_an_objective() -> None:
         assert issubclass(own, Objective)
         known = Config.model_fields["local"].annotation.model_fields
         assert set(own.reads) <= set(known)
-    assert [m for m in METHODS if objective_class(m).exits == "last"] == ["scpl"]
+    assert [m for m in METHODS if objective_class(m).exits == "last"] == ["bp", "scpl"]
     assert [has_exit("ee", k, 2) for k in (1, 2)] == [True, True]
 
 
