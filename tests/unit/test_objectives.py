@@ -485,9 +485,11 @@ def test_every_method_is_an_objective() -> None:
     assert [has_exit("ee", k, 2) for k in (1, 2)] == [True, True]
 
 
-@pytest.mark.parametrize("method", ["eee", "bp", "", ":", "a:", ":B", "a b:C", 3, None, ["ee"]])
+@pytest.mark.parametrize("method", ["eee", "bpp", "", ":", "a:", ":B", "a b:C", 3, None, ["ee"]])
 def test_unknown_methods(method: object) -> None:
-    with pytest.raises(ConfigError, match=r"method: .* is not accepted: allowed: scpl, dascpl, ee"):
+    with pytest.raises(
+        ConfigError, match=r"method: .* is not accepted: allowed: bp, scpl, dascpl, ee"
+    ):
         load_config({"method": method})
 
 
@@ -495,7 +497,7 @@ def test_the_schema_knows_the_methods() -> None:
     validator = Draft202012Validator(Config.model_json_schema())
     for method in (*METHODS, "my_objective:Mine", "a.b:C"):
         assert validator.is_valid({"method": method}), method
-    for method in ("bp", "Ee", "a:", 3):
+    for method in ("bpp", "Ee", "a:", 3):
         assert not validator.is_valid({"method": method}), method
 
 
