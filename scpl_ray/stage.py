@@ -22,7 +22,6 @@ from torch import Tensor
 from scpl_ray.config.schema import Config
 from scpl_ray.errors import NonFiniteLossError
 from scpl_ray.gradient import as_leaf, backward, gradient_of, stand_in
-from scpl_ray.losses import share_without_positive
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import LocalLoss, has_exit
@@ -37,6 +36,7 @@ from scpl_ray.rounds import ends_round
 from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from scpl_ray.stage_module import StageModule
+from scpl_ray.stage_step import Pending, step_stats
 
 # Moments shrink by some 1e-3 in so many steps, and need 800 to become subnormal.
 _CLEAR_EVERY = 64
@@ -59,28 +59,12 @@ class Run:
     steps_per_epoch: int
 
 
-@dataclass
-class _Pending:
-    step: int
-    output: Activation
-    labels: Tensor
-    forward_s: float
-    begun_at: float
-    cpu_s: float
-    shapes: str = ""
-    leaf: Activation | None = None
-
-
 def plan_stages(config: Config, cut: list[tuple[str, ...]]) -> list[StageSpec]:
     """Gives each cut of layers its number and its exit."""
     return [
         StageSpec(k, layers, has_exit(config.method, k, len(cut)))
         for k, layers in enumerate(cut, 1)
     ]
-
-
-def _number(value: Tensor | None) -> float | None:
-    return None if value is None else float(value.detach())
 
 
 @dataclass
@@ -105,7 +89,7 @@ class Stage:
         self.optimizer = (
             make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
         )
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         names, end_to_end = self.model.names, self.module.objective.end_to_end
         # Of a method that trains end to end: whether a gradient comes from behind, and goes on.
         self.needs_gradient = end_to_end and self.spec.layers[-1] != names[-1]
@@ -149,7 +133,7 @@ class Stage:
         cpu_s = time.process_time() - cpu
         leaf = activation if self._gives_gradient else None
         shapes = activation.shapes()
-        self._pending = _Pending(step, output, labels, took, begun_at, cpu_s, shapes, leaf)
+        self._pending = Pending(step, output, labels, took, begun_at, cpu_s, shapes, leaf)
         return self.module.handed_on(output.detach())
 
     def update(self, step: int, gradient: Activation | None = None) -> StageStats:
@@ -239,7 +223,7 @@ class Stage:
 
     def _backward(
         self, step: int, gradient: Activation | None = None
-    ) -> tuple[_Pending, LocalLoss, bool]:
+    ) -> tuple[Pending, LocalLoss, bool]:
         """The loss of the pending batch and its gradients; False: they are not finite."""
         pending, self._pending = self._pending, None
         if pending is None or pending.step != step:
@@ -257,31 +241,9 @@ class Stage:
         return pending, loss, learned
 
     def _stats(
-        self, pending: _Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
+        self, pending: Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
     ) -> StageStats:
-        labels = pending.labels
-        correct = None if loss.logits is None else int((loss.logits.argmax(1) == labels).sum())
-        return StageStats(
-            stage=self.spec.number,
-            step=pending.step,
-            loss=float(loss.total.detach()),
-            contrastive=_number(loss.contrastive),
-            prediction=_number(loss.prediction),
-            correct=correct,
-            samples=len(labels),
-            lonely_share=float(share_without_positive(labels)),
-            lr=lr,
-            forward_s=pending.forward_s,
-            update_s=time.perf_counter() - start,
-            shapes=pending.shapes,
-            finished_at=time.time(),
-            skipped=not learned,
-            loss_s=self._marks[0] - start,
-            backward_s=self._marks[-1] - self._marks[0],
-            begun_at=pending.begun_at,
-            cpu_s=pending.cpu_s + time.process_time() - cpu,
-            parts={name: float(part.detach()) for name, part in loss.parts.items()},
-        )
+        return step_stats(self.spec.number, pending, loss, lr, learned, start, cpu, self._marks)
 
     @torch.no_grad()
     def _put_buffers_back(self) -> None:
