@@ -124,7 +124,7 @@ def _exit(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(told: Told) -> list[dict[str, Any]]:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "what": f"stage {int(row['stage'])} {word}",
             "step": int(row["step"]),

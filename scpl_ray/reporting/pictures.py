@@ -17,7 +17,7 @@ from scpl_ray.reporting.figures import draw_accuracy, draw_losses
 from scpl_ray.reporting.history import History
 
 # A name with a dollar in it must not be read as a formula; equal runs give equal files.
-_SETTINGS = {"text.parse_math": False, "svg.hashsalt": "scpl-ray", "font.size": 9.0}
+_SETTINGS: Any = {"text.parse_math": False, "svg.hashsalt": "scpl-ray", "font.size": 9.0}
 
 
 class RunFigure(Figure):
