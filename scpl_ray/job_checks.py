@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scpl_ray.callbacks.registry import callback_classes
 from scpl_ray.config import Config
 from scpl_ray.config.schema import LocalConfig
 from scpl_ray.data.batch import DataInfo
@@ -29,6 +30,7 @@ def check_before(config: Config) -> None:
         DataError: an unknown source or a missing file.
     """
     check_method(config)
+    callback_classes(config.callbacks)
     model = config.model
     if model.factory:
         import_factory(model.factory)

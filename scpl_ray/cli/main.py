@@ -25,6 +25,7 @@ COMMANDS = {
     "logs": "Print the log of a job.",
     "eval": "Score every exit of a finished run.",
     "compare": "Put finished runs side by side.",
+    "report": "Write an HTML page of a run, or of several.",
     "bench": "Measure the pipeline against its slowest stage.",
     "plan": "Predict time, memory and cost on other machines.",
     "schema": "Print the JSON Schema of the config.",

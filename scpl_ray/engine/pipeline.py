@@ -76,6 +76,7 @@ class RayEngine:
         self.config = config
         self._owns_ray = cluster.connect(config, debug)
         self.members = Members(config, cluster.is_private(config))
+        self.exports = cluster.exports(config)
         self.source = Source(config)
         store = float(ray.cluster_resources().get("object_store_memory", math.inf)) / 2**20
         most = min(MOST_MIB, _CALL_SHARE * store)
