@@ -14,10 +14,17 @@ from scpl_ray.config import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.errors import ConfigError, NonFiniteLossError
 from scpl_ray.job_checks import check_border, check_data
-from scpl_ray.models import Activation, build_model
+from scpl_ray.models import build_model
 from scpl_ray.models.layers import apply_layer
-from scpl_ray.stage import Stage
-from tests.unit.tools import TEXT, build_stages, config, image_batch, image_info, text_batch
+from tests.unit.tools import (
+    TEXT,
+    back_and_forth,
+    build_stages,
+    config,
+    image_batch,
+    image_info,
+    text_batch,
+)
 
 IMAGES = image_info(3, 32, 32)
 SHAPES = {
@@ -35,16 +42,6 @@ def setting(kind: str, method: str = "bp", **more: Any) -> tuple[Config, DataInf
         batches = [(activation.map(lambda t, k=k: t + 0.1 * k), labels) for k in range(STEPS)]
         return settings, IMAGES, batches
     return settings, TEXT, [text_batch(seed) for seed in range(STEPS)]
-
-
-def back_and_forth(stages: list[Stage], step: int, given: Activation, labels: Tensor) -> list[Any]:
-    for stage in stages:
-        given = stage.forward(step, given.map(torch.clone), labels)
-    gradient, stats = None, []
-    for stage in reversed(stages):
-        stats.insert(0, stage.update(step, gradient))
-        gradient = stage.input_gradient
-    return stats
 
 
 def plain_pytorch(settings: Config, info: DataInfo, batches: list[Any]) -> dict[str, Tensor]:
