@@ -85,7 +85,7 @@ def command(
         scpl-ray eval RUN --calibrate           fit the exits' temperatures, used from then on
 
     Compute is the share of what the last exit alone takes: layers and FLOPs that are run, and
-    measured time.
+    CPU time, measured.
     """
     _check(which, threshold, sweep, (max_loss, max_compute), plot, calibrate, wish)
     from scpl_ray.run_folder import find_run
@@ -138,6 +138,8 @@ def _check(
         raise click.UsageError("--plot draws the sweep: add --sweep")
     if plot is not None and plot.suffix != ".png":
         raise click.UsageError(f"--plot: {str(plot)!r} should end in .png")
+    if plot is not None and not plot.parent.is_dir():
+        raise click.UsageError(f"--plot: no folder {str(plot.parent)!r}")
     if calibrate and wish is False:
         raise click.UsageError("--calibrate fits temperatures; leave --no-temperatures out with it")
 
@@ -221,7 +223,8 @@ def _leave(look: Look, threshold: float, measure: str, per_class: bool, as_json:
     if as_json:
         _json(look, {"threshold": threshold, "measure": measure} | values)
         return
-    emit(left_table(look, values, f"{measure} {threshold:g}"))
+    click.echo(look.title)
+    emit(left_table(values, f"{measure} {threshold:g}"))
     click.echo(taken_text(values))
     if per_class:
         emit(class_table(look.collected(), [{"stage": "early", "per_class": values["per_class"]}]))
@@ -234,7 +237,8 @@ def _sweep(look: Look, measure: str, aim: Aim, plot: Path | None, as_json: bool)
     if as_json:
         _json(look, sweep_values(swept))
     else:
-        for table in sweep_tables(look, swept):
+        click.echo(look.title)
+        for table in sweep_tables(swept):
             emit(table)
         click.echo("\n" + sweep_text(swept, look.split))
     if plot is not None:

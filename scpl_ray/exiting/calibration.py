@@ -41,7 +41,7 @@ class Fitted:
     @property
     def at_bound(self) -> bool:
         """Whether the fit wanted to go further than a temperature may."""
-        return any(math.isclose(self.temperature, bound, rel_tol=0.01) for bound in BOUNDS)
+        return any(math.isclose(self.temperature, bound) for bound in BOUNDS)
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
@@ -75,8 +75,10 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return float(cross_entropy(exact / math.exp(log_temperature), labels))
 
-    bounds = [math.log(bound) for bound in BOUNDS]
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    low, high = (math.log(bound) for bound in BOUNDS)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded").x
+    # Where the loss is flat up to a bound, the search stops anywhere.
+    return math.exp(next((b for b in (low, high) if loss(b) <= loss(found) + 1e-9), found))
 
 
 def fit(collected: Collected) -> list[Fitted]:

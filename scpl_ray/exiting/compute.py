@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,8 +66,7 @@ class Costs:
 def count(network: Network, given: Iterable[Activation]) -> Costs:
     """Counts what the batches cost up to each exit.
 
-    A batch's cost is spread evenly over its samples. Without a mask it depends on the shapes only,
-    so that one sample of each shape is run.
+    Images: one sample of each shape is run, the rest cost the same. Texts: see `_texts`.
 
     Args:
         network: in evaluation mode.
@@ -76,16 +75,14 @@ def count(network: Network, given: Iterable[Activation]) -> Costs:
     known: dict[str, Tensor] = {}
     columns = []
     for activation in given:
-        size = len(activation.hidden)
         if activation.mask is not None:
-            each = _per_stage(network, activation) / size
-        else:
-            one = activation.rows(torch.arange(1))
-            key = one.shapes()
-            if key not in known:
-                known[key] = _per_stage(network, one)
-            each = known[key]
-        columns.append(each.unsqueeze(2).expand(-1, -1, size))
+            columns.append(_texts(network, activation, activation.mask))
+            continue
+        one = activation.rows(torch.arange(1))
+        key = one.shapes()
+        if key not in known:
+            known[key] = _per_stage(network, one).unsqueeze(2)
+        columns.append(known[key].expand(-1, -1, len(activation.hidden)))
     body, heads = torch.cat(columns, 2)
     at = [s.spec.number in network.exits for s in network.numbered()]
     before = body.cumsum(0)
@@ -102,17 +99,30 @@ def flops_run(network: Network, given: Iterable[Activation], rule: Rule) -> floa
     """FLOPs that are run while samples leave early: counted, not added up."""
     total = 0
     for activation in given:
-        with _countable(), FlopCounterMode(display=False) as counter:
+        with countable(), FlopCounterMode(display=False) as counter:
             leave_early(network, activation, rule)
         total += counter.get_total_flops()
     return float(total)
+
+
+def _texts(network: Network, activation: Activation, mask: Tensor) -> Tensor:
+    """FLOPs of each text of a batch, [2, S, B]: of each stage's layers, and of its exit head.
+
+    The batch is counted as it is and once more as if nothing were padding. The difference is what
+    layers leave out at padding (an LSTM does, a Transformer computes it); it is taken off by the
+    padding that each text has.
+    """
+    size, padding = len(mask), (~mask).sum(1)
+    whole = _per_stage(network, replace(activation, mask=torch.ones_like(mask)))
+    left_out = (whole - _per_stage(network, activation)) / padding.sum().clamp_min(1)
+    return (whole / size).unsqueeze(2) - left_out.unsqueeze(2) * padding
 
 
 def _per_stage(network: Network, activation: Activation) -> Tensor:
     """FLOPs of a batch, [2, S]: of each stage's layers, and of its exit head."""
     found = []
     for stage in network.numbered():
-        with _countable(), FlopCounterMode(display=False) as body:
+        with countable(), FlopCounterMode(display=False) as body:
             activation, _ = network.run_stage(stage, activation, answer=False)
         found.append([body.get_total_flops(), _head(stage, activation)])
     return torch.tensor(found, dtype=torch.float64).T
@@ -121,14 +131,14 @@ def _per_stage(network: Network, activation: Activation) -> Tensor:
 def _head(stage: StageModule, handed: Activation) -> int:
     if stage.objective.exit_head is None:
         return 0
-    with _countable(), FlopCounterMode(display=False) as counter:
+    with countable(), FlopCounterMode(display=False) as counter:
         # Rounding on the border changes no shape.
         stage.objective.exit_head(stage.reduce(handed.floats_to(torch.float32)))
     return int(counter.get_total_flops())
 
 
 @contextmanager
-def _countable() -> Iterator[None]:
+def countable() -> Iterator[None]:
     """Switches fused kernels off that the counter does not know."""
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:

@@ -92,6 +92,11 @@ class Look:
         self._given: dict[str, list[Activation]] = {}
         self._collected: dict[str, Collected] = {}
 
+    @property
+    def title(self) -> str:
+        """Of what is shown: the run, its data, the split."""
+        return f"{self.folder} on {self.network.info.name}, {self.split}"
+
     @cached_property
     def classes(self) -> int:
         """Number of classes."""
@@ -133,6 +138,7 @@ class Look:
         rule = Rule(threshold, measure, self.temperatures.values)
         with own_threads(self.network):
             parts = [leave_early(self.network, activation, rule) for activation in self.given()]
+            run = flops_run(self.network, self.given(), rule)
         answers = Answers(
             torch.cat([p.logits for p in parts]), torch.cat([p.stages for p in parts])
         )
@@ -141,7 +147,6 @@ class Look:
         at = [answers.stages == stage for stage in self.network.exits]
         costs = self.costs()
         stops = torch.stack(at).int().argmax(0)
-        run = flops_run(self.network, self.given(), rule)
         (timed,), whole_ms = time_answers(self.network, first_batches(self.given()), [rule])
         return Left(
             float(correct.double().mean()),
@@ -155,7 +160,8 @@ class Look:
 
     def costs(self, split: str | None = None) -> Costs:
         """What the answers of a split cost."""
-        return count(self.network, self.given(split))
+        with own_threads(self.network):
+            return count(self.network, self.given(split))
 
     def sweep(self, measure: Measure, aim: Aim) -> Swept:
         """Tries thresholds on validation, and reports them on the split looked at."""

@@ -11,6 +11,9 @@ from scpl_ray.exiting.sweep import Point, Sweep
 from scpl_ray.exiting.timing import Timed
 
 _COLOURS = ("#3b82c4", "#e0a53a", "#4f9d69", "#8c5aa8", "#d5643c", "#5fb6c9", "#9aa5b1", "#404040")
+_LEGEND: dict[str, Any] = {
+    "frameon": False, "fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.14),
+}  # fmt: skip
 
 
 def draw(sweep: Sweep, timed: Mapping[float, Timed], title: str, path: Path) -> None:
@@ -26,7 +29,7 @@ def draw(sweep: Sweep, timed: Mapping[float, Timed], title: str, path: Path) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -46,7 +49,7 @@ def _accuracy(axes: Any, sweep: Sweep, timed: Mapping[float, Timed]) -> None:
     seen = [p for p in points if p.threshold in timed]
     axes.plot(
         [100 * timed[p.threshold].share for p in seen], [100 * p.accuracy for p in seen], "x",
-        color="#808080", label="measured time",
+        color="#808080", label="CPU time, measured",
     )  # fmt: skip
     for stage, (accuracy, _, flops) in zip(sweep.stages, sweep.shortcuts, strict=True):
         axes.plot(100 * flops, 100 * accuracy, "o", color=grey, markersize=5)
@@ -72,7 +75,7 @@ def _accuracy(axes: Any, sweep: Sweep, timed: Mapping[float, Timed]) -> None:
     axes.set_xlabel("share of the network's compute, %")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(framealpha=0.8, edgecolor="none", fontsize=8)
+    axes.legend(**_LEGEND, ncols=3)
 
 
 def _answered(axes: Any, sweep: Sweep) -> None:
@@ -91,4 +94,4 @@ def _answered(axes: Any, sweep: Sweep) -> None:
     axes.set_xlabel("share of the network's FLOPs, %")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 100)
-    axes.legend(framealpha=0.9, edgecolor="none", fontsize=8, loc="upper right")
+    axes.legend(**_LEGEND, ncols=min(6, len(bands)))

@@ -36,7 +36,7 @@ def exit_table(look: Look, rows: Sequence[dict[str, Any]]) -> Table:
     """The exits, one a row."""
     calibrated = bool(look.temperatures.values)
     table = _table(
-        f"{look.folder} on {look.network.info.name}, {look.split}",
+        look.title,
         "exit at stage", "accuracy", "loss", "ECE", "samples",
         *(["temperature"] if calibrated else []),
     )  # fmt: skip
@@ -102,11 +102,10 @@ def taken_values(taken: Taken) -> dict[str, float]:
     }
 
 
-def left_table(look: Look, values: dict[str, Any], rule: str) -> Table:
+def left_table(values: dict[str, Any], rule: str) -> Table:
     """Who answered how much, and how well."""
     total = sum(row["answered"] for row in values["exits"])
-    title = f"{look.folder} on {look.network.info.name}, {look.split}, early exit at {rule}"
-    table = _table(title, "answered by", "samples", "share", "accuracy")
+    table = _table(f"early exit at {rule}", "answered by", "samples", "share", "accuracy")
     for row in values["exits"]:
         table.add_row(
             f"exit {row['stage']}", str(row["answered"]), _percent(row["answered"] / total, 1),
@@ -153,14 +152,13 @@ def sweep_values(swept: Swept) -> dict[str, Any]:
     }
 
 
-def sweep_tables(look: Look, swept: Swept) -> list[Table]:
+def sweep_tables(swept: Swept) -> list[Table]:
     """Early exit by threshold, and each exit alone."""
     sweep = swept.sweep
-    where = f"{look.folder} on {look.network.info.name}, {look.split}"
     shares = ("layers", "FLOPs", "time")
     who = f"answered by exit {' | '.join(map(str, sweep.stages))}"
     early = _table(
-        f"{where}: early exit by {sweep.measure}; all in %", "threshold", "accuracy", *shares, who
+        f"early exit by {sweep.measure}; all in %", "threshold", "accuracy", *shares, who
     )
     for p in swept.rows:
         best = sweep.best is not None and p.threshold == sweep.best.threshold
@@ -195,7 +193,7 @@ def sweep_text(swept: Swept, split: str) -> str:
     change = f"{loss:.2f} points below" if loss >= 0 else f"{-loss:.2f} points above"
     return (
         f"{text}; on {split} {_percent(best.accuracy)}, {change} the last exit, with "
-        f"{_percent(best.flops, 1)} of the FLOPs and {_percent(margin.share, 1)} of the time"
+        f"{_percent(best.flops, 1)} of the FLOPs and {_percent(margin.share, 1)} of the CPU time"
     )
 
 
@@ -203,7 +201,7 @@ def taken_text(values: dict[str, Any]) -> str:
     """What a way of answering took, of `taken_values`."""
     return (
         f"run: {_percent(values['layers'], 1)} of the layers, {_percent(values['flops'], 1)} of "
-        f"the FLOPs; {_percent(values['time'], 1)} of the time ({values['ms_per_sample']:.3f} "
+        f"the FLOPs; {_percent(values['time'], 1)} of the CPU time ({values['ms_per_sample']:.3f} "
         f"against {values['last_exit_ms_per_sample']:.3f} ms a sample)"
     )
 
