@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 SHARE = click.FloatRange(0, 1)
 
 
-@click.command("eval")
+EXAMPLES = """\b
+Examples:
+  scpl-ray eval RUN --exit 2         the forward shortcut: one exit for all
+  scpl-ray eval RUN --calibrate      fit the exits' temperatures, used from then on
+  scpl-ray eval RUN --threshold 0.9  each sample leaves at the first sure exit
+  scpl-ray eval RUN --sweep --max-compute 0.6 --plot sweep.png
+"""
+
+
+@click.command("eval", epilog=EXAMPLES)
 @click.argument("run")
 @click.option(
     "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
@@ -79,11 +88,6 @@ def command(
 
     RUN is a run's folder, or its name under runs/.
 
-        scpl-ray eval RUN --exit 2              the forward shortcut: one exit for all
-        scpl-ray eval RUN --threshold 0.9       each sample leaves at the first sure exit
-        scpl-ray eval RUN --sweep --max-loss 0.005 --plot sweep.png
-        scpl-ray eval RUN --calibrate           fit the exits' temperatures, used from then on
-
     Compute is the share of what the last exit alone takes: layers and FLOPs that are run, and
     CPU time, measured.
     """
@@ -100,6 +104,7 @@ def command(
         _several(look)
     if calibrate:
         _calibrate(look, as_json)
+        return
     if look.temperatures.said:
         click.echo(look.temperatures.said, err=True)
     elif threshold is not None or sweep:
@@ -116,7 +121,7 @@ def command(
         free = max_loss is None and max_compute is None
         aim = Aim(0.005 if free else max_loss, max_compute, by)  # type: ignore[arg-type]
         _sweep(look, measure, aim, plot, as_json)
-    elif not calibrate or not as_json:
+    else:
         _score(look, stages, which not in (None, "all"), per_class, as_json)
 
 
@@ -130,8 +135,10 @@ def _check(
     wish: bool | None,
 ) -> None:
     """Refuses options that do not go together."""
-    if sum([which is not None, threshold is not None, sweep]) > 1:
-        raise click.UsageError("--exit, --threshold and --sweep are three things; give one")
+    if sum([which is not None, threshold is not None, sweep, calibrate]) > 1:
+        raise click.UsageError(
+            "--exit, --threshold, --sweep and --calibrate are four things; give one"
+        )
     if not sweep and limits != (None, None):
         raise click.UsageError("--max-loss and --max-compute choose among thresholds: add --sweep")
     if plot is not None and not sweep:
@@ -200,6 +207,7 @@ def _calibrate(look: Look, as_json: bool) -> None:
         _json(look, {"temperatures": [dataclasses.asdict(f) for f in fitted], "file": str(path)})
     else:
         emit(fit_table(fitted))
+        click.echo(f"kept in {path}; used from now on (--no-temperatures leaves them out)")
     for own in fitted:
         if own.at_bound:
             click.echo(

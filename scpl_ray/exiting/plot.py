@@ -37,7 +37,7 @@ def draw(sweep: Sweep, timed: Mapping[float, Timed], title: str, path: Path) -> 
     _answered(right, sweep)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
 
 
 def _accuracy(axes: Any, sweep: Sweep, timed: Mapping[float, Timed]) -> None:

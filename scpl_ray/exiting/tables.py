@@ -155,7 +155,7 @@ def sweep_values(swept: Swept) -> dict[str, Any]:
 def sweep_tables(swept: Swept) -> list[Table]:
     """Early exit by threshold, and each exit alone."""
     sweep = swept.sweep
-    shares = ("layers", "FLOPs", "time")
+    shares = ("layers", "FLOPs", "CPU time")
     who = f"answered by exit {' | '.join(map(str, sweep.stages))}"
     early = _table(
         f"early exit by {sweep.measure}; all in %", "threshold", "accuracy", *shares, who
@@ -189,11 +189,13 @@ def sweep_text(swept: Swept, split: str) -> str:
     )
     if split == CHOSEN_ON:
         return f"{text}; chosen and reported on the same samples, so better than it will be"
-    loss, margin = 100 * (sweep.last - best.accuracy), swept.timed[best.threshold]
-    change = f"{loss:.2f} points below" if loss >= 0 else f"{-loss:.2f} points above"
+    points, timed = 100 * (best.accuracy - sweep.last), swept.timed[best.threshold]
+    change = "the last exit's"
+    if abs(points) > 1e-6:
+        change = f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the last exit's"
     return (
-        f"{text}; on {split} {_percent(best.accuracy)}, {change} the last exit, with "
-        f"{_percent(best.flops, 1)} of the FLOPs and {_percent(margin.share, 1)} of the CPU time"
+        f"{text}; on {split} {_percent(best.accuracy)}, {change}, with "
+        f"{_percent(best.flops, 1)} of the FLOPs and {_percent(timed.share, 1)} of the CPU time"
     )
 
 

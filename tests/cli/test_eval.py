@@ -144,6 +144,7 @@ def test_calibration_stays_beside_the_run(ask, folder):
         (["--exit", "9"], ["--exit", "'9'", "1, 2, 3, 4, all"]),
         (["--exit", "al"], ["Did you mean 'all'"]),
         (["--exit", "1", "--sweep"], ["give one"]),
+        (["--calibrate", "--threshold", "0.5"], ["give one"]),
         (["--threshold", "1.2"], ["--threshold: 1.2", "0 to 1"]),
         (["--threshold", "nan"], ["--threshold: nan", "0 to 1"]),
         (["--threshold", "1", "--measure", "entropy"], ["0 to 0.69315"]),
