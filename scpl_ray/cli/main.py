@@ -23,7 +23,7 @@ COMMANDS = {
     "shrink": "Take the last stage out of a running job.",
     "stop": "End a running job after a checkpoint.",
     "logs": "Print the log of a job.",
-    "eval": "Score every exit of a finished run.",
+    "eval": "Score the exits of a finished run, and leave early.",
     "compare": "Put finished runs side by side.",
     "report": "Write an HTML page of a run, or of several.",
     "bench": "Measure the pipeline against its slowest stage.",
