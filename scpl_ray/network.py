@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,11 +78,9 @@ class Network(nn.Module):
         self, stage: StageModule, activation: Activation
     ) -> tuple[Activation, Tensor | None]:
         """Runs one stage: (what it hands on, logits [B, num_classes] if it has an exit)."""
-        precision = torch.autocast(
-            activation.hidden.device.type,
-            torch.bfloat16,
-            enabled=self.config.train.precision == "bf16",
-        )
+        precision: AbstractContextManager[object] = nullcontext()
+        if self.config.train.precision == "bf16":
+            precision = torch.autocast(activation.hidden.device.type, torch.bfloat16)
         with precision:
             output = stage.run_layers(activation, None, 0)
             head = stage.objective.exit_head
