@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def need_packages() -> None:
             ) from error
 
 
-def write_onnx(network: Network, path: Path) -> Answer:
+def write_onnx(network: Network, temperatures: Mapping[int, float], path: Path) -> Answer:
     """Writes an .onnx file and gives what onnxruntime makes of it.
 
     Its metadata hold labels and preprocessing, and for text the tokenizer.
@@ -56,7 +57,7 @@ def write_onnx(network: Network, path: Path) -> Answer:
                 program,
                 input_names=names,
                 output_names=exits,
-                dynamic_shapes={name: axes for name in names},
+                dynamic_shapes=dict.fromkeys(names, axes),
                 external_data=False,
                 verbose=False,
             )
@@ -69,7 +70,7 @@ def write_onnx(network: Network, path: Path) -> Answer:
     finally:
         logging.getLogger("torch.onnx").setLevel(loud)
     assert made is not None, "with dynamo, a program comes back"
-    made.model.metadata_props[FACTS] = json.dumps(facts(network))
+    made.model.metadata_props[FACTS] = json.dumps(facts(network, temperatures))
     if network.info.tokenizer:
         made.model.metadata_props[TOKENIZER] = network.info.tokenizer
     made.save(path, external_data=False)

@@ -93,9 +93,7 @@ def plain_network(checkpoint: Checkpoint) -> tuple[Network, list[str]]:
     updates = {
         "train": config.train.model_copy(update={"precision": "fp32"}),
         "pipeline": config.pipeline.model_copy(update={"activation_dtype": "computed"}),
-        "resources": config.resources.model_copy(
-            update={"compile": False, "channels_last": False}
-        ),
+        "resources": config.resources.model_copy(update={"compile": False, "channels_last": False}),
     }
     plain = replace(checkpoint, config=config.model_copy(update=updates))
     return Network(plain).eval().requires_grad_(False), said

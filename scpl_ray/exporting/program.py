@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,14 +44,20 @@ def exported_program(network: Network) -> ExportedProgram:
         ) from error
 
 
-def facts(network: Network) -> dict[str, Any]:
-    """What a program needs that is to use the exported network."""
+def facts(network: Network, temperatures: Mapping[int, float]) -> dict[str, Any]:
+    """What a program needs that is to use the exported network.
+
+    Args:
+        network: exported.
+        temperatures: of the exits, by the number of the stage; logits are as they are, undivided.
+    """
     info = network.info
     common = {
         "format": 1,
         "kind": info.kind,
         "exits": [f"exit_{stage}" for stage in network.exits],
         "labels": list(info.label_names),
+        "temperatures": {f"exit_{stage}": t for stage, t in temperatures.items()},
         "trained_on": info.name,
     }
     if info.kind == "text":
@@ -60,9 +67,12 @@ def facts(network: Network) -> dict[str, Any]:
     return common | {"image_shape": shape, "pixel_mean": mean, "pixel_std": deviation}
 
 
-def write_program(network: Network, path: Path) -> Answer:
-    """Writes a .pt2 file and gives what was read back from it."""
-    extra = {FACTS: json.dumps(facts(network), indent=2)}
+def write_program(network: Network, temperatures: Mapping[int, float], path: Path) -> Answer:
+    """Writes a .pt2 file and gives what was read back from it.
+
+    Its extra files `scpl_ray.json` and, for text, `tokenizer.json` say how it is used.
+    """
+    extra = {FACTS: json.dumps(facts(network, temperatures), indent=2)}
     if network.info.tokenizer:
         extra[TOKENIZER] = network.info.tokenizer
     torch.export.save(exported_program(network), path, extra_files=extra)

@@ -62,7 +62,9 @@ class TextTable:
                 f"{', '.join(first)}.{nearest(self.column, first)}"
             )
 
-    def _chunks(self, rows: int, columns: list[str] | None = None) -> Iterator[dict[str, list[Any]]]:
+    def _chunks(
+        self, rows: int, columns: list[str] | None = None
+    ) -> Iterator[dict[str, list[Any]]]:
         from datasets import logging
 
         loud = logging.get_verbosity()
