@@ -70,10 +70,13 @@ class Answers:
     Attributes:
         logits: [B, C], of the exit that answered, divided by its temperature.
         stages: [B], the number of the stage whose exit answered.
+        seen: by the number of the stage: which samples its exit saw [b], and what it said of them,
+            logits [b, C] divided by its temperature.
     """
 
     logits: Tensor
     stages: Tensor
+    seen: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -102,6 +105,7 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
     logits = torch.zeros(0, device=device)
     stages = torch.zeros(size, dtype=torch.long, device=device)
     last = network.exits[-1]
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
     for stage in network.numbered():
         number = stage.spec.number
         asked = number == last or rule.may_answer(number)
@@ -109,6 +113,7 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
         if own is None:
             continue
         own = rule.calibrated(number, own)
+        seen[number] = (left, own)
         if not len(logits):
             logits = own.new_zeros(size, own.shape[1])
         done = torch.ones_like(left, dtype=torch.bool) if number == last else rule.sure(number, own)
@@ -116,7 +121,7 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
         left, activation = left[~done], activation.rows(~done)
         if not len(left):
             break
-    return Answers(logits, stages)
+    return Answers(logits, stages, seen)
 
 
 @torch.no_grad()

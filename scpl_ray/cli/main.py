@@ -24,6 +24,8 @@ COMMANDS = {
     "stop": "End a running job after a checkpoint.",
     "logs": "Print the log of a job.",
     "eval": "Score the exits of a finished run, and leave early.",
+    "predict": "Answer texts and images with a finished run.",
+    "export": "Write a finished run as torch.export, ONNX, or a Hugging Face folder.",
     "compare": "Put finished runs side by side.",
     "report": "Write an HTML page of a run, or of several.",
     "bench": "Measure the pipeline against its slowest stage.",
