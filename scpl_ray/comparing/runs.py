@@ -26,6 +26,7 @@ class Run:
         name: its name.
         config: the resolved tree.
         accuracy: on the test split, by stage.
+        validation: accuracy on the validation split, by stage; empty: none was held out.
         epoch_s: seconds of training an epoch, evaluation included.
         samples_per_s: training samples a second.
         memory_mib: of the stage that took most; None: not recorded.
@@ -36,6 +37,7 @@ class Run:
     name: str
     config: dict[str, Any]
     accuracy: dict[int, float]
+    validation: dict[int, float]
     epoch_s: float
     samples_per_s: float
     memory_mib: float | None
@@ -60,11 +62,14 @@ def read_run(path: str | Path) -> Run:
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        accuracy = {
-            int(row["stage"]): float(row["test_accuracy"])
-            for row in summary["exits"]
-            if row["test_accuracy"] is not None
-        }
+        accuracy, validation = (
+            {
+                int(row["stage"]): float(row[key])
+                for row in summary["exits"]
+                if row.get(key) is not None
+            }
+            for key in ("test_accuracy", "validation_accuracy")
+        )
         epochs = max(1, int(summary["epochs"]))
         seconds, speed = float(summary["train_seconds"]), float(summary["samples_per_second"])
     except FileNotFoundError:
@@ -75,7 +80,9 @@ def read_run(path: str | Path) -> Run:
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(f"{folder}: cannot be read as a run: {error}") from error
     memory, idle = _stages(folder / METRICS)
-    return Run(folder, config["name"], config, accuracy, seconds / epochs, speed, memory, idle)
+    return Run(
+        folder, config["name"], config, accuracy, validation, seconds / epochs, speed, memory, idle
+    )
 
 
 def _stages(path: Path) -> tuple[float | None, float | None]:
