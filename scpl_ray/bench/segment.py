@@ -14,9 +14,6 @@ from scpl_ray.rng import derive_seed
 from scpl_ray.stage_facts import StageSpec
 from scpl_ray.stage_module import StageModule
 
-# Its exit head is the classifier of the papers: cross entropy behind the last layer.
-_METHOD = "scpl"
-
 
 class Segment(nn.Module):
     """The layers of one stage; the last segment ends in logits.
@@ -44,7 +41,7 @@ class Segment(nn.Module):
         vectors: WordVectors | None = None,
     ) -> None:
         super().__init__()
-        config = config.model_copy(update={"method": _METHOD})
+        config = config.model_copy(update={"method": "bp"})
         model = build_model(config, info, vectors)
         spec = StageSpec(spec.number, spec.layers, last)
         self.number, self.seed = spec.number, config.seed

@@ -50,4 +50,6 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    temporary = path.with_name(f".{path.stem}.tmp.png")
+    figure.savefig(temporary, dpi=130)
+    temporary.replace(path)

@@ -108,6 +108,6 @@ def _row(runs: Sequence[Run], bases: Sequence[Sequence[Run]]) -> Row:
         epoch_s,
         samples,
         {name: value for name, value in speed_ups.items() if value is not None},
-        figure([run.memory_mib for run in runs]),
+        figure([max(run.memory_mib, default=None) for run in runs]),
         figure([run.idle for run in runs]),
     )

@@ -29,7 +29,7 @@ class Run:
         validation: accuracy on the validation split, by stage; empty: none was held out.
         epoch_s: seconds of training an epoch, evaluation included.
         samples_per_s: training samples a second.
-        memory_mib: of the stage that took most; None: not recorded.
+        memory_mib: the most of each stage; empty: not recorded.
         idle: share of the time in which stages waited, mean of the stages; None: not recorded.
     """
 
@@ -40,7 +40,7 @@ class Run:
     validation: dict[int, float]
     epoch_s: float
     samples_per_s: float
-    memory_mib: float | None
+    memory_mib: tuple[float, ...]
     idle: float | None
 
     @property
@@ -85,11 +85,11 @@ def read_run(path: str | Path) -> Run:
     )
 
 
-def _stages(path: Path) -> tuple[float | None, float | None]:
-    """The most memory of a stage, and the mean share of waiting."""
+def _stages(path: Path) -> tuple[tuple[float, ...], float | None]:
+    """The most memory of each stage, and the mean share of waiting."""
     if not path.is_file():
-        return None, None
-    most = 0.0
+        return (), None
+    most: dict[int, float] = {}
     waited: dict[int, float] = {}
     busy: dict[int, float] = {}
     with path.open(encoding="utf-8") as lines:
@@ -100,11 +100,12 @@ def _stages(path: Path) -> tuple[float | None, float | None]:
                 continue  # the last line of a run that was killed
             for one in row.get("stages", ()):
                 stage = one["stage"]
-                most = max(most, one.get("memory_mib") or 0.0)
+                most[stage] = max(most.get(stage, 0.0), one.get("memory_mib") or 0.0)
                 waited[stage] = waited.get(stage, 0.0) + (one.get("waiting_s") or 0.0)
                 busy[stage] = busy.get(stage, 0.0) + one["forward_s"] + one["update_s"]
     shares = [waited[s] / (waited[s] + busy[s]) for s in busy if waited[s] + busy[s] > 0]
-    return most or None, sum(shares) / len(shares) if shares else None
+    recorded = tuple(most[stage] for stage in sorted(most)) if any(most.values()) else ()
+    return recorded, sum(shares) / len(shares) if shares else None
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:

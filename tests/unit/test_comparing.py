@@ -54,7 +54,7 @@ def test_repetitions_share_a_row(tmp_path: Path) -> None:
 
 def test_memory_is_of_the_fullest_stage_and_waiting_of_all(tmp_path: Path) -> None:
     run = read_run(make(tmp_path, "a", 1, [0.5]))
-    assert run.memory_mib == 300.0
+    assert run.memory_mib == (300.0, 200.0)
     assert run.idle == pytest.approx((0.1 / 0.4 + 0.3 / 0.4) / 2)
 
 
