@@ -178,6 +178,7 @@ class Learner:
         limit = self.config.evaluate.train_samples if split == "train" else None
         scores = []
         for work in evaluation(split, epoch, self.loader.num_eval_batches(split, limit), limit):
+            assert isinstance(work, Evaluate)
             given = self.batch(work)
             handed = self._received(given)
             mask = None if given is None else given[0].mask

@@ -207,9 +207,10 @@ def _baseline(
     trained = train_end_to_end(name, config, specs, micro)
     last = len(specs)
     accuracy = {split: {last: result.accuracy} for split, result in trained.results.items()}
-    how = f"{trained.processes} processes, {trained.micro_batches} micro-batches"
-    if name not in PIPELINED:
-        how = f"1 process, {trained.threads} thread{'s' if trained.threads > 1 else ''}"
+    parts = {"process": trained.processes, "thread": trained.threads}
+    if name in PIPELINED:
+        parts = {"process": trained.processes, "micro-batch": trained.micro_batches}
+    how = ", ".join(_counted(number, what) for what, number in parts.items())
     run = Run(
         Path(),
         name,
@@ -234,8 +235,13 @@ def _stream(
     if done.summary["status"] != "finished":
         raise RunError(f"{name}, seed {seed}: the run was {done.summary['status']} on command")
     stages = len(done.summary["stages"])
-    how = f"{stages} stage{'s' if stages > 1 else ''}"
-    return dataclasses.replace(read_run(done.dir), name=name, config={"method": how})
+    how = {"method": _counted(stages, "stage")}
+    return dataclasses.replace(read_run(done.dir), name=name, config=how)
+
+
+def _counted(number: int, what: str) -> str:
+    ending = "" if number == 1 else "es" if what.endswith(("s", "ch")) else "s"
+    return f"{number} {what}{ending}"
 
 
 def _line(run: Run) -> str:

@@ -34,11 +34,13 @@ _MULTIPLE = 8
 class _Timed(PipelineStage):
     """Counts the seconds in which it computes; the rest of a step it waits for others."""
 
-    computed_s = 0.0
+    def __init__(self, segment: Segment, rank: Rank) -> None:
+        super().__init__(segment, rank.number, rank.world, torch.device("cpu"))
+        self.segment, self.computed_s = segment, 0.0
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         begun = time.perf_counter()
-        self.submod.micro = fwd_chunk_id
+        self.segment.micro = fwd_chunk_id
         found = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
         self.computed_s += time.perf_counter() - begun
         return found
@@ -86,7 +88,9 @@ class Pipelined:
         """
         micro = of_rows(self.kind, rows, self.micro, self.rank.world)
         filled = rows if micro else -(-rows // self.micro) * self.micro
-        length, inputs, own, target = 0, (), {}, None
+        length, target = 0, None
+        inputs: tuple[Tensor, ...] = ()
+        own: dict[str, Tensor] = {}
         self.labelled = rows
         if given is not None:
             activation, labels = self._padded(_filled(given, filled))
@@ -103,8 +107,7 @@ class Pipelined:
         return None if losses is None else float(sum(loss.detach() for loss in losses))
 
     def _schedule(self, micro: int) -> tuple[_Timed, Any]:
-        rank = self.rank
-        stage = _Timed(self.segment, rank.number, rank.world, torch.device("cpu"))
+        stage = _Timed(self.segment, self.rank)
         told: dict[str, Any] = {"loss_fn": self._loss, "scale_grads": False}
         if self.kind == "zero-bubble":
             # One chunk a process, as the others have: ZB-H1.

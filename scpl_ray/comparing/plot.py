@@ -28,8 +28,10 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     for i, row in enumerate(rows):
         colour = COLOURS[i % len(COLOURS)]
         stages = sorted(row.exits)
+        # Side by side, so that equal ones are all seen.
+        aside = min(0.06, 0.5 / len(rows)) * (i - (len(rows) - 1) / 2)
         left.errorbar(
-            stages,
+            [stage + aside for stage in stages],
             [100 * row.exits[s].mean for s in stages],
             yerr=[100 * (row.exits[s].deviation or 0.0) for s in stages],
             color=colour, marker="o", markersize=5, linewidth=1.5, capsize=3,
@@ -39,7 +41,10 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
             i, row.samples_per_s.mean, xerr=row.samples_per_s.deviation or 0.0,
             color=colour, height=0.62,
         )  # fmt: skip
-    left.set_xticks(sorted({stage for row in rows for stage in row.exits}))
+    stages = sorted({stage for row in rows for stage in row.exits})
+    left.set_xticks(stages)
+    if stages:
+        left.set_xlim(stages[0] - 0.4, stages[-1] + 0.4)
     left.set_xlabel("exit behind stage")
     left.set_ylabel("test accuracy, %")
     left.grid(axis="y", alpha=0.3)
@@ -48,6 +53,7 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     right.set_xlabel("training samples a second")
     right.grid(axis="x", alpha=0.3)
     for axes in (left, right):
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
     temporary = path.with_name(f".{path.stem}.tmp.png")
