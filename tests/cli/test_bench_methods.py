@@ -30,7 +30,7 @@ def test_methods_side_by_side(job: Path) -> None:
     folder = job.parent
     names = ["bp-one-core", "zero-bubble", "dascpl"]
     options = ["--repeats", "1", "--json", "--markdown", "all.md", "--plot", "all.png"]
-    done = cli("bench", job, "--methods", ",".join(names), *options, cwd=folder)
+    done = cli("bench", job, "--methods", ",".join(names), *options, cwd=folder, timeout=400)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     rows = {row["name"]: row for row in found["rows"]}
