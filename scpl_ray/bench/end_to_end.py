@@ -111,6 +111,7 @@ def _train(
     rank.join()
     tried_ms = _try(learner, sizes) if len(sizes) > 1 else {}
     micro = min(tried_ms, key=tried_ms.__getitem__) if tried_ms else sizes[0]
+    learner.batch(Train(0, 0))  # processes that make batches have started then
     run = _Training(learner, micro)
     run.epochs()
     results = {"validation": run.kept, "train": None, "test": None}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.errors import RunError, ScplRayError
+
+_END_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,10 @@ def in_processes(
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory(prefix="scpl-ray-bench-") as folder:
         store = str(Path(folder) / "store")
+        # Not daemons: those could not have processes that make their batches.
         processes = [
             context.Process(
-                target=_run,
-                args=(Rank(i, world, store, patience_s), work, args, results),
-                daemon=True,
+                target=_run, args=(Rank(i, world, store, patience_s), work, args, results)
             )
             for i in range(world)
         ]
@@ -97,6 +100,8 @@ def in_processes(
             for process in processes:
                 process.start()
             found = dict(_answer(name, results, processes) for _ in processes)
+            for process in processes:
+                process.join(_END_S)
         finally:
             for process in processes:
                 process.kill()
@@ -105,6 +110,7 @@ def in_processes(
 
 
 def _run(rank: Rank, work: Callable[..., Any], args: tuple[Any, ...], results: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         results.put((rank.number, work(rank, *args), None))
     except Exception as error:
@@ -113,6 +119,13 @@ def _run(rank: Rank, work: Callable[..., Any], args: tuple[Any, ...], results: A
             (rank.number, None, str(error) if worded else f"{type(error).__name__}: {error}")
         )
         raise
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _answer(name: str, results: Any, processes: list[Any]) -> tuple[int, Any]:

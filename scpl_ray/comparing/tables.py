@@ -71,7 +71,7 @@ def screen(rows: Sequence[Row], names: Sequence[str] = RUNS) -> list[Table]:
     speed = held_out + len(_held_out(rows))
     parts = [(_TITLE, [*range(held_out)])]
     if speed > held_out:
-        parts.append(("accuracy on the validation split", [0, *range(held_out, speed)]))
+        parts.append(("validation split", [0, *range(held_out, speed)]))
     parts.append(("", [0, *range(speed, len(heads))]))
     return [_part(title, heads, texts, part) for title, part in parts]
 
