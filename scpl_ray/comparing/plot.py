@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from scpl_ray.comparing.rows import Row
+from scpl_ray.run_folder import write_atomically
 
 COLOURS = ("#3b82c4", "#d5643c", "#4f9d69", "#8c5aa8", "#e0a53a", "#5fb6c9", "#9aa5b1", "#404040")
 
@@ -56,6 +58,9 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    temporary = path.with_name(f".{path.stem}.tmp.png")
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(path)
+    if isinstance(path, Path):
+        whole = io.BytesIO()
+        figure.savefig(whole, format="png", dpi=130)
+        write_atomically(path, whole.getvalue())
+    else:
+        figure.savefig(path, format="png", dpi=130)
