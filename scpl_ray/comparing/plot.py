@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from scpl_ray.comparing.rows import Row
+from scpl_ray.run_folder import write_atomically
 
 COLOURS = ("#3b82c4", "#d5643c", "#4f9d69", "#8c5aa8", "#e0a53a", "#5fb6c9", "#9aa5b1", "#404040")
 
@@ -28,8 +30,10 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     for i, row in enumerate(rows):
         colour = COLOURS[i % len(COLOURS)]
         stages = sorted(row.exits)
+        # Side by side, so that equal ones are all seen.
+        aside = min(0.06, 0.5 / len(rows)) * (i - (len(rows) - 1) / 2)
         left.errorbar(
-            stages,
+            [stage + aside for stage in stages],
             [100 * row.exits[s].mean for s in stages],
             yerr=[100 * (row.exits[s].deviation or 0.0) for s in stages],
             color=colour, marker="o", markersize=5, linewidth=1.5, capsize=3,
@@ -39,7 +43,10 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
             i, row.samples_per_s.mean, xerr=row.samples_per_s.deviation or 0.0,
             color=colour, height=0.62,
         )  # fmt: skip
-    left.set_xticks(sorted({stage for row in rows for stage in row.exits}))
+    stages = sorted({stage for row in rows for stage in row.exits})
+    left.set_xticks(stages)
+    if stages:
+        left.set_xlim(stages[0] - 0.4, stages[-1] + 0.4)
     left.set_xlabel("exit behind stage")
     left.set_ylabel("test accuracy, %")
     left.grid(axis="y", alpha=0.3)
@@ -48,6 +55,12 @@ def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     right.set_xlabel("training samples a second")
     right.grid(axis="x", alpha=0.3)
     for axes in (left, right):
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    if isinstance(path, Path):
+        whole = io.BytesIO()
+        figure.savefig(whole, format="png", dpi=130)
+        write_atomically(path, whole.getvalue())
+    else:
+        figure.savefig(path, format="png", dpi=130)
