@@ -20,7 +20,7 @@ from scpl_ray.reporting.page import write_report
 from tests.helpers import cli, small_config, write_texts
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
-_HOSTILE = "<script>alert(1)</script>\"'$\\frac{&"
+_HOSTILE = "<script>alert(1)</script>\"'$\\frac{$&"
 
 
 class Page(HTMLParser):
