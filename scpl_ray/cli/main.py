@@ -24,6 +24,7 @@ COMMANDS = {
     "stop": "End a running job after a checkpoint.",
     "logs": "Print the log of a job.",
     "eval": "Score every exit of a finished run.",
+    "serve": "Answer over HTTP with a finished run.",
     "compare": "Put finished runs side by side.",
     "bench": "Measure the pipeline against its slowest stage.",
     "plan": "Predict time, memory and cost on other machines.",

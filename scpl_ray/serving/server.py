@@ -1,0 +1,205 @@
+"""Puts a run up: a Ray of its own, a deployment for each stage, and the HTTP front in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from scpl_ray.checkpoint import Checkpoint, read_checkpoint
+from scpl_ray.early_exit import Rule
+from scpl_ray.engine.cluster import connect, disconnect
+from scpl_ray.errors import ConfigError, ResourceError
+from scpl_ray.run_folder import CHECKPOINT, find_run
+from scpl_ray.serving.app import Served, make_app
+from scpl_ray.serving.settings import Settings
+from scpl_ray.serving.trail import Group
+
+APPLICATION = "scpl-ray"
+_GRACE_S = 5
+_ONGOING = 1000
+
+
+def serve_run(run: str | Path, settings: Settings, say: Callable[[str], None], debug: bool) -> None:
+    """Serves a run until Ctrl-C; then nothing is left running.
+
+    Args:
+        run: the run's folder, or its name under `runs/`.
+        settings: how.
+        say: takes lines for people.
+        debug: show the logs of Ray and of the front.
+
+    Raises:
+        CheckpointError: there is no such run.
+        ConfigError: the threshold is out of range.
+        ResourceError: the port is taken, or Ray does not start.
+    """
+    folder = find_run(run)
+    checkpoint = read_checkpoint(folder / CHECKPOINT)
+    settings.check_threshold(checkpoint.info.num_classes)
+    with listening(settings) as listener:
+        if os.environ.get("RAY_ADDRESS"):
+            say("RAY_ADDRESS is left aside: serving has a Ray of its own, on this machine")
+        joined = _connect(checkpoint, debug)
+        try:
+            served = put_up(folder, checkpoint, settings)
+            where = address(listener)
+            say(f"serving {folder} at {where}")
+            say(
+                f"stages {served.stages}, exits at {', '.join(map(str, served.exits))}; an exit "
+                f"answers at {settings.measure} {_sign(settings.measure)} {settings.threshold:g}"
+            )
+            say("Ctrl-C ends it")
+            _answer(served, settings, listener, debug)
+        finally:
+            if joined:
+                take_down()
+                disconnect()
+
+
+def listening(settings: Settings) -> socket.socket:
+    """Takes the port, before anything is started.
+
+    Raises:
+        ResourceError: naming the port.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        # A second server would otherwise be told only when it, too, starts to listen.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ResourceError(
+            f"--port, --host: cannot listen on {settings.host} port {settings.port} "
+            f"({error.strerror}); choose another (--port 0 takes any that is free)"
+        ) from error
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where one finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def put_up(folder: Path, checkpoint: Checkpoint, settings: Settings) -> Served:
+    """Starts a deployment for each stage and waits until all run; Ray must have been started.
+
+    Stages behind the last exit are not needed.
+    """
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from scpl_ray.serving.ask import ask
+    from scpl_ray.serving.stages import StageServer, fingerprint
+
+    path = (folder / CHECKPOINT).resolve()
+    exits = [spec.number for spec in checkpoint.specs if spec.with_exit]
+    if not exits:
+        raise ConfigError(f"{folder} has no exit head, so nothing answers")
+    numbers = [s.number for s in checkpoint.specs if s.number <= exits[-1]]
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    deployment = serve.deployment(StageServer).options(
+        num_replicas=settings.replicas,
+        max_ongoing_requests=_ONGOING,
+        ray_actor_options={"num_cpus": _share(len(numbers) * settings.replicas)},
+        health_check_period_s=1,
+        graceful_shutdown_timeout_s=2,
+        logging_config=quiet,
+    )
+    behind: Any = None
+    digest = fingerprint(path)
+    for number in reversed(numbers):
+        last = number == exits[-1]
+        wait_s = settings.batch_wait_ms / 1000
+        behind = deployment.options(name=stage_name(number)).bind(
+            path, number, digest, last, behind, settings.max_batch, wait_s
+        )
+    handle = serve.run(behind, name=APPLICATION, route_prefix=None, logging_config=quiet)
+    rule = Rule(settings.threshold, "entropy" if settings.measure == "entropy" else "confidence")
+
+    async def first(group: Group) -> Any:
+        return await ask(handle, group)
+
+    return Served(
+        checkpoint.config.name,
+        checkpoint.info,
+        rule,
+        exits,
+        len(numbers),
+        first,
+        lambda: running(numbers),
+    )
+
+
+def stage_name(number: int) -> str:
+    """Name of a stage's deployment."""
+    return f"stage-{number}"
+
+
+def running(numbers: list[int]) -> dict[int, int]:
+    """Replicas of each stage that run."""
+    from ray import serve
+
+    found = serve.status().applications[APPLICATION].deployments
+    return {
+        number: int(found[stage_name(number)].replica_states.get("RUNNING", 0))
+        for number in numbers
+    }
+
+
+def take_down() -> None:
+    """Ends the deployments."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def _share(processes: int) -> float:
+    """Logical cores of a replica: all find a place, however many there are."""
+    import ray
+
+    cores = ray.cluster_resources().get("CPU", 1.0)
+    return min(1.0, int(100 * cores / processes) / 100)
+
+
+def _connect(checkpoint: Checkpoint, debug: bool) -> bool:
+    os.environ.pop("RAY_ADDRESS", None)
+    resources = checkpoint.config.resources.model_copy(update={"address": "local"})
+    return connect(checkpoint.config.model_copy(update={"resources": resources}), debug)
+
+
+def _answer(served: Served, settings: Settings, listener: socket.socket, debug: bool) -> None:
+    """Answers requests until a signal comes."""
+    config = uvicorn.Config(
+        make_app(served, settings),
+        log_level="info" if debug else "error",
+        access_log=debug,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        limit_concurrency=4 * settings.limits.pending,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _sign(measure: str) -> str:
+    return ">=" if measure == "confidence" else "<="
+
+
+def with_limits(settings: Settings, **limits: Any) -> Settings:
+    """The same settings with other limits."""
+    return replace(settings, limits=replace(settings.limits, **limits))
