@@ -5,6 +5,8 @@ import scpl_ray
 run = scpl_ray.train("examples/imdb.yaml", ["train.epochs=2"], name="try")
 run.summary["exits"]
 network = scpl_ray.load(run.dir)         # forward(inputs) -> logits per exit
+for answer in scpl_ray.predict(run.dir, "a fine film", "more.csv", threshold=0.9):
+    answer.result                        # label, probability, stage
 """
 
 from __future__ import annotations
@@ -17,9 +19,21 @@ if TYPE_CHECKING:
     from scpl_ray.evaluate import evaluate_run
     from scpl_ray.job import TrainedRun
     from scpl_ray.network import Network, load
+    from scpl_ray.predicting.answers import predict
+    from scpl_ray.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Network", "TrainedRun", "evaluate_run", "load", "losses", "models", "train"]
+__all__ = [
+    "Network",
+    "Predictor",
+    "TrainedRun",
+    "evaluate_run",
+    "load",
+    "losses",
+    "models",
+    "predict",
+    "train",
+]
 
 # Loaded on first use: `scpl-ray --help` must not wait for torch and ray.
 _HOMES = {
@@ -27,6 +41,8 @@ _HOMES = {
     "TrainedRun": "scpl_ray.job",
     "load": "scpl_ray.network",
     "Network": "scpl_ray.network",
+    "Predictor": "scpl_ray.predictor",
+    "predict": "scpl_ray.predicting.answers",
     "evaluate_run": "scpl_ray.evaluate",
 }
 

@@ -62,10 +62,13 @@ class Answers:
     Attributes:
         logits: [B, C], of the exit that answered, divided by its temperature.
         stages: [B], the number of the stage whose exit answered.
+        seen: by the number of the stage: which samples its exit saw [b], and what it said of them,
+            logits [b, C] divided by its temperature.
     """
 
     logits: Tensor
     stages: Tensor
+    seen: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -89,12 +92,14 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
     logits = torch.zeros(0, device=device)
     stages = torch.zeros(size, dtype=torch.long, device=device)
     last = network.exits[-1]
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
     for stage in network.numbered():
         number = stage.spec.number
         activation, own = network.run_stage(stage, activation)
         if own is None:
             continue
         own = rule.calibrated(number, own)
+        seen[number] = (left, own)
         if not len(logits):
             logits = own.new_zeros(size, own.shape[1])
         done = torch.ones_like(left, dtype=torch.bool) if number == last else rule.sure(number, own)
@@ -102,7 +107,7 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
         left, activation = left[~done], activation.rows(~done)
         if not len(left):
             break
-    return Answers(logits, stages)
+    return Answers(logits, stages, seen)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -110,13 +111,25 @@ class Network(nn.Module):
         return {name: torch.from_numpy(array) for name, array in padded.items()}
 
 
-def load(run_dir: str | Path) -> Network:
+def load(run_dir: str | Path, compiled: bool = True) -> Network:
     """Loads the network of a finished run, in evaluation mode.
 
     Args:
         run_dir: the run's folder, or its name under `runs/`.
+        compiled: compile the layers where the run did. Each length of texts is then compiled by
+            itself, which is worth it only where few lengths come often.
 
     Raises:
         CheckpointError: there is no such run, or its checkpoint is damaged.
     """
-    return Network(read_checkpoint(find_run(run_dir) / CHECKPOINT)).eval()
+    checkpoint = read_checkpoint(find_run(run_dir) / CHECKPOINT)
+    if not compiled:
+        checkpoint = uncompiled(checkpoint)
+    return Network(checkpoint).eval()
+
+
+def uncompiled(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, of a network whose layers run as they are written."""
+    config = checkpoint.config
+    resources = config.resources.model_copy(update={"compile": False})
+    return replace(checkpoint, config=config.model_copy(update={"resources": resources}))

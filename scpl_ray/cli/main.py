@@ -25,6 +25,8 @@ COMMANDS = {
     "logs": "Print the log of a job.",
     "eval": "Score every exit of a finished run.",
     "serve": "Answer over HTTP with a finished run.",
+    "predict": "Answer texts and images with a finished run.",
+    "export": "Write a finished run as torch.export, ONNX, or a Hugging Face folder.",
     "compare": "Put finished runs side by side.",
     "bench": "Measure the pipeline against its slowest stage.",
     "plan": "Predict time, memory and cost on other machines.",

@@ -14,7 +14,7 @@ from scpl_ray.errors import DataError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 def user_files(config: DataConfig) -> RawData:
@@ -43,22 +43,18 @@ def _read(key: str, given: str) -> dict[str, Dataset]:
         raise DataError(f"{key}: no file or folder {given!r}; give its path.{near}")
     if path.is_dir():
         return _saved(key, path)
-    builder = _BUILDERS.get(path.suffix.lower())
+    builder = BUILDERS.get(path.suffix.lower())
     if builder is None:
         raise DataError(
             f"{key}: {given!r}: its extension must be one of "
-            f"{', '.join(_BUILDERS)}, or a folder of datasets.save_to_disk"
+            f"{', '.join(BUILDERS)}, or a folder of datasets.save_to_disk"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{key}: {given!r} is empty; it needs rows with a text and a label")
     from datasets import Dataset, disable_progress_bars, load_dataset, logging
 
     disable_progress_bars()
-    options: dict[str, Any] = {}
-    if builder == "csv":
-        # "None" and "NA" are words like any other; only an empty cell is missing.
-        options = {"keep_default_na": False, "na_values": [""]}
-        options |= {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    options = reader_options(path.suffix.lower())
     loud = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
@@ -90,6 +86,15 @@ def _read(key: str, given: str) -> dict[str, Dataset]:
     return {"train": table}
 
 
+def reader_options(suffix: str) -> dict[str, Any]:
+    """How the reader of `datasets` is to read a file with this extension."""
+    if BUILDERS.get(suffix) != "csv":
+        return {}
+    # "None" and "NA" are words like any other; only an empty cell is missing.
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+    return options | ({"sep": "\t"} if suffix == ".tsv" else {})
+
+
 def _saved(key: str, path: Path) -> dict[str, Dataset]:
     from datasets import DatasetDict, load_from_disk
 
@@ -98,7 +103,7 @@ def _saved(key: str, path: Path) -> dict[str, Dataset]:
     except Exception as error:
         raise DataError(
             f"{key}: {str(path)!r} is a folder, but not one of datasets.save_to_disk; allowed: "
-            f"such a folder, or a file {', '.join(_BUILDERS)}. For a folder of images: "
+            f"such a folder, or a file {', '.join(BUILDERS)}. For a folder of images: "
             "data.source=folder"
         ) from error
     if not isinstance(found, DatasetDict):

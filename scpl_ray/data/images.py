@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
 
 # Pillow's modes that are not 8 bits a channel; turning them into RGB would clip their values.
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnreadableImageError(DataError):
+    """An image that cannot be used; the message begins with its name."""
 
 
 class Pixels(Protocol):
@@ -71,24 +78,55 @@ def read_image(path: str, size: int | None) -> np.ndarray:
     Raises:
         DataError: naming the file.
     """
+    try:
+        image = open_image(path)
+    except UnreadableImageError as error:
+        raise DataError(f"data.path: {error}") from error
+    return as_pixels(image, None if size is None else (size, size))
+
+
+def open_image(image: str | Path | Image, channels: int = 3) -> Image:
+    """Opens and decodes one image, upright.
+
+    Args:
+        image: a file, or an image of Pillow, decoded or not.
+        channels: 3 for RGB, 1 for greyscale.
+
+    Raises:
+        UnreadableImageError: it is none, is damaged, or has more than 8 bits a channel.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    given = isinstance(image, Image.Image)
+    name = "it" if given else str(image)
+    opened: AbstractContextManager[Image.Image]
     try:
-        with Image.open(path) as file:
+        opened = contextlib.nullcontext(image) if given else Image.open(image)
+        with opened as file:
             if file.mode in _DEEP:
-                raise DataError(
-                    f"data.path: {path} has more than 8 bits a channel (mode {file.mode}); save it "
-                    "with 8 bits"
+                raise UnreadableImageError(
+                    f"{name} has more than 8 bits a channel (mode {file.mode}); save it with 8 bits"
                 )
             # Photographs may lie on their side and say so.
-            image = ImageOps.exif_transpose(file).convert("RGB")
+            return ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
     except UnidentifiedImageError as error:
-        raise DataError(f"data.path: {path} is not a readable image; mend or remove it") from error
+        raise UnreadableImageError(f"{name} is not a readable image; mend or remove it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"data.path: the image {path} cannot be read ({error}); mend or remove it"
+        raise UnreadableImageError(
+            f"the image {name} cannot be read ({error}); mend or remove it"
         ) from error
-    return np.ascontiguousarray(np.asarray(_fit(image, size)).transpose(2, 0, 1))
+
+
+def as_pixels(image: Image, size: tuple[int, int] | None) -> np.ndarray:
+    """Brings an image to a size, (height, width), and gives its pixels: [C, H, W] uint8."""
+    pixels = np.asarray(_fit(image, size))
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def normalised(pixels: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Pixels [B, C, H, W] uint8 -> float32, by each channel's mean and deviation [C, 1, 1]."""
+    images: np.ndarray = (pixels.astype(np.float32) / 255 - mean) / deviation
+    return images.astype(np.float32)
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -101,17 +139,17 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     for image, small in zip(pixels, made, strict=True):
         # Channel by channel: it is the same, for any number of channels.
         for channel, out in zip(image, small, strict=True):
-            out[:] = np.asarray(_fit(Image.fromarray(channel), size))
+            out[:] = np.asarray(_fit(Image.fromarray(channel), (size, size)))
     return made
 
 
-def _fit(image: Image, size: int | None) -> Image:
+def _fit(image: Image, size: tuple[int, int] | None) -> Image:
     from PIL import ImageOps
     from PIL.Image import Resampling
 
-    if size is None or image.size == (size, size):
+    if size is None or image.size == size[::-1]:
         return image
-    return ImageOps.fit(image, (size, size), Resampling.BILINEAR)
+    return ImageOps.fit(image, size[::-1], Resampling.BILINEAR)
 
 
 def channel_stats(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from scpl_ray.config.schema import DataConfig
 from scpl_ray.data.augment import Augmenter
-from scpl_ray.data.images import ImageFiles, Pixels, channel_stats, resized
+from scpl_ray.data.images import ImageFiles, Pixels, channel_stats, normalised, resized
 from scpl_ray.data.raw import PixelStats, RawData, RawSplit
 from scpl_ray.data.text import encode, pad
 from scpl_ray.errors import DataError
@@ -59,8 +59,7 @@ class ImageSplit:
         return self._normalised(pixels)
 
     def _normalised(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        images = (pixels.astype(np.float32) / 255 - self.mean) / self.deviation
-        return {"images": images.astype(np.float32)}
+        return {"images": normalised(pixels, self.mean, self.deviation)}
 
 
 def encode_split(split: RawSplit, tokenizer: str) -> TextSplit:

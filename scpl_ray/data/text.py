@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,15 +56,20 @@ def train_tokenizer(texts: Sequence[str], config: DataConfig) -> Tokenizer:
 
 def encode(tokenizer_json: str, texts: Sequence[str]) -> list[np.ndarray]:
     """Encodes texts with a saved tokenizer; each becomes [T] int32, possibly empty."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer = _tokenizer(tokenizer_json)
     encoded: list[np.ndarray] = []
     # In chunks: an Encoding holds much more than its ids.
     for start in range(0, len(texts), _CHUNK):
         chunk = tokenizer.encode_batch_fast(list(texts[start : start + _CHUNK]))
         encoded += [np.array(e.ids, dtype=np.int32) for e in chunk]
     return encoded
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(tokenizer_json: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(tokenizer_json)
 
 
 def pad(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

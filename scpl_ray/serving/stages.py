@@ -16,7 +16,7 @@ from scpl_ray.early_exit import Rule, entropy
 from scpl_ray.errors import CheckpointError
 from scpl_ray.manifest import MANIFEST, sha256
 from scpl_ray.models.activation import Activation
-from scpl_ray.network import Network
+from scpl_ray.network import Network, uncompiled
 from scpl_ray.serving.ask import ask
 from scpl_ray.serving.rows import alike, joined, trimmed
 from scpl_ray.serving.trail import ExitAnswer, Group, Trail
@@ -48,7 +48,7 @@ def load_stage(checkpoint: Path, number: int, expected: str) -> Network:
     if fingerprint(checkpoint) != expected:
         raise CheckpointError(f"{checkpoint} was replaced since serving began; serve it anew")
     spec = next(s for s in read.specs if s.number == number)
-    return Network(replace(read, specs=[spec])).eval()
+    return Network(uncompiled(replace(read, specs=[spec]))).eval()
 
 
 def _samples(groups: list[Group]) -> int:
