@@ -10,7 +10,9 @@ from scpl_ray.cli.options import debug_option
 @click.command("serve")
 @click.argument("run")
 @click.option(
-    "--threshold", type=float, help="An exit answers when it is so sure.  [default: 0.9; entropy: 0.1]"
+    "--threshold",
+    type=float,
+    help="An exit answers when it is so sure.  [default: 0.9; entropy: 0.1]",
 )
 @click.option(
     "--measure",

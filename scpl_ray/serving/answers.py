@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scpl_ray.serving.trail import ExitAnswer, Trail
 from scpl_ray.serving.schema import Answer, Answers, Exit, Options
+from scpl_ray.serving.trail import ExitAnswer, Trail
 
 _SHOWN = 5
 

@@ -16,13 +16,13 @@ from scpl_ray.data.batch import DataInfo
 from scpl_ray.early_exit import Rule
 from scpl_ray.models.activation import Activation
 from scpl_ray.serving.answers import worded
-from scpl_ray.serving.trail import Group, Trail, Unavailable
 from scpl_ray.serving.guard import Guard
 from scpl_ray.serving.inputs import Invalid, Reader
 from scpl_ray.serving.page import page, page_headers
 from scpl_ray.serving.refusal import Refused, refusal
 from scpl_ray.serving.schema import Answers, Errors, Health, Options
 from scpl_ray.serving.settings import Settings
+from scpl_ray.serving.trail import Group, Trail, Unavailable
 
 STATUSES = {
     400: "not JSON, or no multipart form",
@@ -89,7 +89,9 @@ def make_app(served: Served, settings: Settings) -> FastAPI:
         """Whether every stage has a replica that runs."""
         running = await asyncio.to_thread(served.health)
         well = all(running.values())
-        body = Health(status="ok" if well else "degraded", running={str(k): v for k, v in running.items()})
+        body = Health(
+            status="ok" if well else "degraded", running={str(k): v for k, v in running.items()}
+        )
         return JSONResponse(body.model_dump(), 200 if well else 503)
 
     @app.get("/schema")
@@ -142,7 +144,10 @@ def _body(reader: Reader) -> dict[str, Any]:
         file = {"type": "string", "format": "binary"}
         most = reader.settings.limits.inputs
         form["properties"]["files"] = {
-            "type": "array", "items": file, "minItems": 1, "maxItems": most
+            "type": "array",
+            "items": file,
+            "minItems": 1,
+            "maxItems": most,
         }
         form["required"] = ["files"]
         content["multipart/form-data"] = {"schema": form}

@@ -1,4 +1,4 @@
-"""What is checked before a request is read: host, rate, token, how many at once, size of the body."""
+"""What is checked before a request is read: host, rate, token, how many at once, its size."""
 
 from __future__ import annotations
 

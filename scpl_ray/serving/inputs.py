@@ -67,13 +67,11 @@ class Reader:
         if kind == "multipart/form-data" and self.kind == "image":
             return await self._form(request)
         form = " or multipart/form-data" if self.kind == "image" else ""
-        raise Refused(
-            415, "header Content-Type", f"{kind[:100]!r}; send application/json{form}"
-        )
+        raise Refused(415, "header Content-Type", f"{kind[:100]!r}; send application/json{form}")
 
     def _json(self, body: bytes) -> tuple[Options, list[str | bytes]]:
         asked = _validated(lambda: self.json_model.model_validate_json(body, strict=True))
-        given: list[str] = asked.inputs  # type: ignore[attr-defined]
+        given: list[str] = asked.inputs
         if self.kind == "text":
             return asked, list(given)
         return asked, _each(given, _from_base64)
@@ -81,9 +79,7 @@ class Reader:
     async def _form(self, request: Request) -> tuple[Options, list[str | bytes]]:
         most = self.settings.limits.inputs
         try:
-            form = await request.form(
-                max_files=most, max_fields=8, max_part_size=_FORM_FIELD_BYTES
-            )
+            form = await request.form(max_files=most, max_fields=8, max_part_size=_FORM_FIELD_BYTES)
         except HTTPException as error:
             raise Refused(400, "body", str(error.detail)) from None
         async with _Closing(form):
@@ -107,7 +103,9 @@ class Reader:
             prepared = self.preprocessor.texts([str(text) for text in inputs])
         else:
             pixels = self.settings.limits.image_pixels
-            images = _each([i for i in inputs if isinstance(i, bytes)], lambda i: decoded(i, pixels))
+            images = _each(
+                [i for i in inputs if isinstance(i, bytes)], lambda i: decoded(i, pixels)
+            )
             prepared = self.preprocessor.images(images)
         if prepared.refused:
             raise Invalid([(f"inputs[{i}]", why) for i, why in sorted(prepared.refused.items())])

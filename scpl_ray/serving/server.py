@@ -1,4 +1,4 @@
-"""Puts a run up: a Ray of its own, a deployment for each stage, and the HTTP front in this process."""
+"""Puts a run up: a Ray of its own, a deployment for each stage, the HTTP front in this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def serve_run(run: str | Path, settings: Settings, say: Callable[[str], None], d
     with listening(settings) as listener:
         if os.environ.get("RAY_ADDRESS"):
             say("RAY_ADDRESS is left aside: serving has a Ray of its own, on this machine")
-        joined = _connect(checkpoint, debug)
+        _connect(checkpoint, debug)
         try:
             served = put_up(folder, checkpoint, settings)
             where = address(listener)
@@ -58,9 +57,8 @@ def serve_run(run: str | Path, settings: Settings, say: Callable[[str], None], d
             say("Ctrl-C ends it")
             _answer(served, settings, listener, debug)
         finally:
-            if joined:
-                take_down()
-                disconnect()
+            # Ray is this server's own: it ends with all that runs in it, sooner than Serve by itself.
+            disconnect()
 
 
 def listening(settings: Settings) -> socket.socket:
@@ -110,7 +108,8 @@ def put_up(folder: Path, checkpoint: Checkpoint, settings: Settings) -> Served:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    deployment = serve.deployment(StageServer).options(
+    deployment: Any = serve.deployment(
+        StageServer,
         num_replicas=settings.replicas,
         max_ongoing_requests=_ONGOING,
         ray_actor_options={"num_cpus": _share(len(numbers) * settings.replicas)},
@@ -151,19 +150,13 @@ def stage_name(number: int) -> str:
 def running(numbers: list[int]) -> dict[int, int]:
     """Replicas of each stage that run."""
     from ray import serve
+    from ray.serve.schema import ReplicaState
 
     found = serve.status().applications[APPLICATION].deployments
     return {
-        number: int(found[stage_name(number)].replica_states.get("RUNNING", 0))
+        number: int(found[stage_name(number)].replica_states.get(ReplicaState.RUNNING, 0))
         for number in numbers
     }
-
-
-def take_down() -> None:
-    """Ends the deployments."""
-    from ray import serve
-
-    serve.shutdown()
 
 
 def _share(processes: int) -> float:
@@ -174,10 +167,10 @@ def _share(processes: int) -> float:
     return min(1.0, int(100 * cores / processes) / 100)
 
 
-def _connect(checkpoint: Checkpoint, debug: bool) -> bool:
+def _connect(checkpoint: Checkpoint, debug: bool) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     resources = checkpoint.config.resources.model_copy(update={"address": "local"})
-    return connect(checkpoint.config.model_copy(update={"resources": resources}), debug)
+    connect(checkpoint.config.model_copy(update={"resources": resources}), debug)
 
 
 def _answer(served: Served, settings: Settings, listener: socket.socket, debug: bool) -> None:
@@ -198,8 +191,3 @@ def _answer(served: Served, settings: Settings, listener: socket.socket, debug: 
 
 def _sign(measure: str) -> str:
     return ">=" if measure == "confidence" else "<="
-
-
-def with_limits(settings: Settings, **limits: Any) -> Settings:
-    """The same settings with other limits."""
-    return replace(settings, limits=replace(settings.limits, **limits))

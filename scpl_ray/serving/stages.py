@@ -1,11 +1,11 @@
-"""One stage as a deployment of Ray Serve: batches of many requests; the unsure go on by themselves."""
+"""One stage as a deployment of Ray Serve: batches of many requests; only the unsure go on."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import serve
@@ -81,8 +81,9 @@ class StageServer:
         self.network = load_stage(checkpoint, number, expected)
         torch.set_num_threads(self.network.threads)
         self.number, self.last, self.behind = number, last, behind
-        self.outputs.set_max_batch_size(max_batch)
-        self.outputs.set_batch_wait_timeout_s(wait_s)
+        outputs: Any = self.outputs
+        outputs.set_max_batch_size(max_batch)
+        outputs.set_batch_wait_timeout_s(wait_s)
 
     async def __call__(self, group: Group) -> list[Trail]:
         """Answers the samples that this exit is sure of, and asks the next stage for the others."""
