@@ -57,7 +57,7 @@ def serve_run(run: str | Path, settings: Settings, say: Callable[[str], None], d
             say("Ctrl-C ends it")
             _answer(served, settings, listener, debug)
         finally:
-            # Ray is this server's own: it ends with all that runs in it, sooner than Serve by itself.
+            # Ray is this server's own: it ends with all in it, sooner than Serve by itself.
             disconnect()
 
 
