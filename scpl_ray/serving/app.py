@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.early_exit import Rule
@@ -70,6 +71,7 @@ def make_app(served: Served, settings: Settings) -> FastAPI:
         description="Answers leave at the first exit that is sure.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=errors if settings.token else {k: v for k, v in errors.items() if k != 401},
     )
     app.add_middleware(Guard, settings=settings)
@@ -168,6 +170,11 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Unavailable)
     async def unavailable(request: Request, error: Unavailable) -> JSONResponse:
         return refusal(503, [("server", f"{error}; try again")], {"Retry-After": "1"})
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        # Nobody reads it; without it the log would fill with tracebacks.
+        return refusal(400, [("body", "the client hung up")])
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
@@ -17,7 +18,7 @@ from starlette.requests import Request
 
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.models.activation import Activation
-from scpl_ray.preprocess import Prepared, Preprocessor
+from scpl_ray.preprocess import Preprocessor
 from scpl_ray.serving.refusal import Refused
 from scpl_ray.serving.schema import Options, options_model, request_model
 from scpl_ray.serving.settings import Settings
@@ -99,17 +100,28 @@ class Reader:
         Raises:
             Invalid: naming each input that cannot be used.
         """
-        if self.kind == "text":
-            prepared = self.preprocessor.texts([str(text) for text in inputs])
-        else:
-            pixels = self.settings.limits.image_pixels
-            images = _each(
-                [i for i in inputs if isinstance(i, bytes)], lambda i: decoded(i, pixels)
-            )
-            prepared = self.preprocessor.images(images)
+        if self.kind == "image":
+            return self._pixels([i for i in inputs if isinstance(i, bytes)])
+        prepared = self.preprocessor.texts([str(text) for text in inputs])
         if prepared.refused:
             raise Invalid([(f"inputs[{i}]", why) for i, why in sorted(prepared.refused.items())])
-        return _activation(prepared)
+        tensors = {name: torch.from_numpy(array) for name, array in prepared.inputs.items()}
+        return Activation(tensors["tokens"], tensors["mask"])
+
+    def _pixels(self, files: list[bytes]) -> Activation:
+        """One file after another is decoded and made small: all at once could fill the memory."""
+        left = self.settings.limits.image_pixels
+
+        def pixels(content: bytes) -> np.ndarray:
+            nonlocal left
+            image = decoded(content, left)
+            left -= image.width * image.height
+            prepared = self.preprocessor.images([image])
+            if prepared.refused:
+                raise ValueError(prepared.refused[0])
+            return prepared.inputs["images"]
+
+        return Activation(torch.from_numpy(np.concatenate(_each(files, pixels))))
 
 
 def decoded(content: bytes, most_pixels: int) -> Image.Image:
@@ -117,7 +129,7 @@ def decoded(content: bytes, most_pixels: int) -> Image.Image:
 
     Args:
         content: the file.
-        most_pixels: width times height, looked at before anything is decoded.
+        most_pixels: width times height; looked at before anything is decoded.
 
     Raises:
         ValueError: why it cannot be used.
@@ -130,7 +142,7 @@ def decoded(content: bytes, most_pixels: int) -> Image.Image:
         raise ValueError(f"not a readable image ({error})") from error
     width, height = image.size
     if width * height > most_pixels:
-        raise ValueError(f"{width} x {height} pixels; at most {most_pixels:,} altogether")
+        raise ValueError(f"{width} x {height} pixels are too many; {most_pixels:,} are left")
     try:
         image.load()
     except Exception as error:  # Pillow's decoders raise whatever damaged files make them raise
@@ -160,11 +172,6 @@ def _each(inputs: list[Any], read: Callable[[Any], Any]) -> list[Any]:
     if errors:
         raise Invalid(errors)
     return made
-
-
-def _activation(prepared: Prepared) -> Activation:
-    tensors = {name: torch.from_numpy(array) for name, array in prepared.inputs.items()}
-    return Activation(tensors["tokens" if "tokens" in tensors else "images"], tensors.get("mask"))
 
 
 def _validated(validate: Callable[[], BaseModel]) -> Any:

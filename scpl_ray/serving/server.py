@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,8 @@ def _connect(checkpoint: Checkpoint, debug: bool) -> None:
 
 def _answer(served: Served, settings: Settings, listener: socket.socket, debug: bool) -> None:
     """Answers requests until a signal comes."""
+    if not debug:
+        quieten()
     config = uvicorn.Config(
         make_app(served, settings),
         log_level="info" if debug else "error",
@@ -187,6 +190,15 @@ def _answer(served: Served, settings: Settings, listener: socket.socket, debug: 
         limit_concurrency=4 * settings.limits.pending,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def quieten() -> None:
+    """Keeps what malformed requests make libraries say out of the log; clients are told."""
+    from PIL import Image
+
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    # The front looks at the size by itself, and is stricter.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def _sign(measure: str) -> str:

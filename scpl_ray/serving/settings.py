@@ -19,7 +19,7 @@ class Limits:
         body_kib: the longest body.
         inputs: the most texts or images of a request.
         text_chars: the longest text.
-        image_pixels: the most pixels of an image, before it is decoded.
+        image_pixels: the most pixels of a request's images, looked at before one is decoded.
         rate: requests a second of one client address, on average; 0: without limit.
         burst: requests that a client may make at once.
         pending: requests that are answered at the same time; more get 503.
@@ -30,7 +30,7 @@ class Limits:
     body_kib: int = 4096
     inputs: int = 64
     text_chars: int = 20_000
-    image_pixels: int = 16_000_000
+    image_pixels: int = 25_000_000
     rate: float = 100.0
     burst: int = 200
     pending: int = 256
