@@ -102,7 +102,7 @@ def command(
     )
     from scpl_ray.run_folder import find_run
 
-    find_run(run)  # said before torch and Ray are imported
+    folder = find_run(run)  # said before torch and Ray are imported
     try:
         import fastapi  # noqa: F401
         import multipart  # noqa: F401
@@ -111,6 +111,9 @@ def command(
         raise ConfigError(
             f"serve needs the package {error.name!r}: pip install 'scpl-ray[serve]'"
         ) from error
-    from scpl_ray.serving.server import serve_run
+    from scpl_ray.serving.listener import listening
 
-    serve_run(run, settings, click.echo, debug)
+    with listening(settings) as listener:
+        from scpl_ray.serving.server import serve_run
+
+        serve_run(folder, settings, listener, click.echo, debug)

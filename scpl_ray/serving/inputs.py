@@ -56,7 +56,7 @@ class Reader:
         self.form_model = options_model(settings, info.num_classes)
 
     async def read(self, request: Request) -> tuple[Options, list[str | bytes]]:
-        """Reads and validates a body: (options, texts or the bytes of image files).
+        """Reads and validates a body: (options, texts, base64 or bytes of images).
 
         Raises:
             Refused: a body or content type that cannot be read.
@@ -72,10 +72,7 @@ class Reader:
 
     def _json(self, body: bytes) -> tuple[Options, list[str | bytes]]:
         asked = _validated(lambda: self.json_model.model_validate_json(body, strict=True))
-        given: list[str] = asked.inputs
-        if self.kind == "text":
-            return asked, list(given)
-        return asked, _each(given, _from_base64)
+        return asked, list(asked.inputs)
 
     async def _form(self, request: Request) -> tuple[Options, list[str | bytes]]:
         most = self.settings.limits.inputs
@@ -101,20 +98,21 @@ class Reader:
             Invalid: naming each input that cannot be used.
         """
         if self.kind == "image":
-            return self._pixels([i for i in inputs if isinstance(i, bytes)])
+            return self._pixels(inputs)
         prepared = self.preprocessor.texts([str(text) for text in inputs])
         if prepared.refused:
             raise Invalid([(f"inputs[{i}]", why) for i, why in sorted(prepared.refused.items())])
         tensors = {name: torch.from_numpy(array) for name, array in prepared.inputs.items()}
         return Activation(tensors["tokens"], tensors["mask"])
 
-    def _pixels(self, files: list[bytes]) -> Activation:
+    def _pixels(self, files: list[str | bytes]) -> Activation:
         """One file after another is decoded and made small: all at once could fill the memory."""
         left = self.settings.limits.image_pixels
 
-        def pixels(content: bytes) -> np.ndarray:
+        def pixels(content: str | bytes) -> np.ndarray:
             nonlocal left
-            image = decoded(content, left)
+            file = _from_base64(content) if isinstance(content, str) else content
+            image = decoded(file, left)
             left -= image.width * image.height
             prepared = self.preprocessor.images([image])
             if prepared.refused:

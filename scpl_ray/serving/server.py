@@ -15,9 +15,10 @@ import uvicorn
 from scpl_ray.checkpoint import Checkpoint, read_checkpoint
 from scpl_ray.early_exit import Rule
 from scpl_ray.engine.cluster import connect, disconnect
-from scpl_ray.errors import ConfigError, ResourceError
-from scpl_ray.run_folder import CHECKPOINT, find_run
+from scpl_ray.errors import ConfigError
+from scpl_ray.run_folder import CHECKPOINT
 from scpl_ray.serving.app import Served, make_app
+from scpl_ray.serving.listener import address
 from scpl_ray.serving.settings import Settings
 from scpl_ray.serving.trail import Group
 
@@ -26,68 +27,45 @@ _GRACE_S = 5
 _ONGOING = 1000
 
 
-def serve_run(run: str | Path, settings: Settings, say: Callable[[str], None], debug: bool) -> None:
+def serve_run(
+    folder: Path,
+    settings: Settings,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    debug: bool = False,
+) -> None:
     """Serves a run until Ctrl-C; then nothing is left running.
 
     Args:
-        run: the run's folder, or its name under `runs/`.
+        folder: the run's.
         settings: how.
+        listener: where requests come in.
         say: takes lines for people.
         debug: show the logs of Ray and of the front.
 
     Raises:
-        CheckpointError: there is no such run.
+        CheckpointError: the checkpoint is damaged.
         ConfigError: the threshold is out of range.
-        ResourceError: the port is taken, or Ray does not start.
+        ResourceError: Ray does not start.
     """
-    folder = find_run(run)
     checkpoint = read_checkpoint(folder / CHECKPOINT)
     settings.check_threshold(checkpoint.info.num_classes)
-    with listening(settings) as listener:
-        if os.environ.get("RAY_ADDRESS"):
-            say("RAY_ADDRESS is left aside: serving has a Ray of its own, on this machine")
-        _connect(checkpoint, debug)
-        try:
-            served = put_up(folder, checkpoint, settings)
-            where = address(listener)
-            say(f"serving {folder} at {where}")
-            say(
-                f"stages {served.stages}, exits at {', '.join(map(str, served.exits))}; an exit "
-                f"answers at {settings.measure} {_sign(settings.measure)} {settings.threshold:g}"
-            )
-            say("Ctrl-C ends it")
-            _answer(served, settings, listener, debug)
-        finally:
-            # Ray is this server's own: it ends with all in it, sooner than Serve by itself.
-            disconnect()
-
-
-def listening(settings: Settings) -> socket.socket:
-    """Takes the port, before anything is started.
-
-    Raises:
-        ResourceError: naming the port.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.environ.get("RAY_ADDRESS"):
+        say("RAY_ADDRESS is left aside: serving has a Ray of its own, on this machine")
+    _connect(checkpoint, debug)
     try:
-        listener.bind((settings.host, settings.port))
-        # A second server would otherwise be told only when it, too, starts to listen.
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise ResourceError(
-            f"--port, --host: cannot listen on {settings.host} port {settings.port} "
-            f"({error.strerror}); choose another (--port 0 takes any that is free)"
-        ) from error
-    return listener
-
-
-def address(listener: socket.socket) -> str:
-    """Where one finds it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        served = put_up(folder, checkpoint, settings)
+        where = address(listener)
+        say(f"serving {folder} at {where}")
+        say(
+            f"stages {served.stages}, exits at {', '.join(map(str, served.exits))}; an exit "
+            f"answers at {settings.measure} {_sign(settings.measure)} {settings.threshold:g}"
+        )
+        say("Ctrl-C ends it")
+        _answer(served, settings, listener, debug)
+    finally:
+        # Ray is this server's own: it ends with all in it, sooner than Serve by itself.
+        disconnect()
 
 
 def put_up(folder: Path, checkpoint: Checkpoint, settings: Settings) -> Served:
