@@ -50,8 +50,9 @@ def serve_run(
     """
     checkpoint = read_checkpoint(folder / CHECKPOINT)
     settings.check_threshold(checkpoint.info.num_classes)
-    if os.environ.get("RAY_ADDRESS"):
-        say("RAY_ADDRESS is left aside: serving has a Ray of its own, on this machine")
+    elsewhere = os.environ.get("RAY_ADDRESS") or checkpoint.config.resources.address
+    if elsewhere and elsewhere != "local":
+        say(f"the cluster at {elsewhere} is left aside: serving has a Ray of its own, here")
     _connect(checkpoint, debug)
     try:
         served = put_up(folder, checkpoint, settings)
