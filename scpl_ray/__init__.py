@@ -4,6 +4,7 @@ import scpl_ray
 
 run = scpl_ray.train("examples/imdb.yaml", ["train.epochs=2"], name="try")
 run.summary["exits"]
+run.plot()                               # accuracy and losses over the epochs
 network = scpl_ray.load(run.dir)         # forward(inputs) -> logits per exit
 for answer in scpl_ray.predict(run.dir, "a fine film", "more.csv", threshold=0.9):
     answer.result                        # label, probability, stage
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scpl_ray.api import train
     from scpl_ray.evaluate import evaluate_run
-    from scpl_ray.job import TrainedRun
     from scpl_ray.network import Network, load
     from scpl_ray.predicting.answers import predict
     from scpl_ray.predictor import Predictor
+    from scpl_ray.trained import TrainedRun
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 # Loaded on first use: `scpl-ray --help` must not wait for torch and ray.
 _HOMES = {
     "train": "scpl_ray.api",
-    "TrainedRun": "scpl_ray.job",
+    "TrainedRun": "scpl_ray.trained",
     "load": "scpl_ray.network",
     "Network": "scpl_ray.network",
     "Predictor": "scpl_ray.predictor",

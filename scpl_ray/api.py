@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.config import Config, load_config
-from scpl_ray.job import Job, TrainedRun
-from scpl_ray.report import PlainReporter, Reporter
+from scpl_ray.job import Job
+from scpl_ray.notebook import default_reporter
+from scpl_ray.report import Reporter
 from scpl_ray.start import Start
+from scpl_ray.trained import TrainedRun
 
 
 def train(
@@ -31,7 +33,7 @@ def train(
         overrides: dotted `key=value` pairs.
         name: the run's name, in place of the config's.
         overwrite: replace an existing run of that name.
-        reporter: who listens; default: plain lines on standard output.
+        reporter: who listens; default: a live screen in a notebook, else plain lines.
         debug: let Ray and the actors print.
         job_id: how others address the job; default: the name and four digits.
         resume: go on with the run of this name from its newest checkpoint; without one, from the
@@ -49,7 +51,7 @@ def train(
     extra = [] if name is None else [f"name={name}"]
     resolved = load_config(config, [*overrides, *extra])
     start = Start(resolved, overwrite, resume, from_step)
-    listener = reporter or PlainReporter()
+    listener = reporter or default_reporter()
     if start.ended is not None:
         listener.info(f"{resolved.name!r} has finished before; nothing is left to do")
         return TrainedRun(start.folder.path, start.ended)

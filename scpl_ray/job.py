@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from scpl_ray.callbacks.listener import Callbacks
+from scpl_ray.callbacks.registry import make_callbacks
 from scpl_ray.checkpoint import save_checkpoint
 from scpl_ray.elastic.control import Control
 from scpl_ray.elastic.plan import most_stages, planned_changes
@@ -35,21 +35,9 @@ from scpl_ray.safekeeping import resumed_of
 from scpl_ray.stage import plan_stages
 from scpl_ray.start import Start
 from scpl_ray.summary import Outcome, summarize
+from scpl_ray.trained import TrainedRun
 from scpl_ray.training import Training
 from scpl_ray.versions import versions
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run.
-
-    Attributes:
-        dir: its folder.
-        summary: what summary.json holds.
-    """
-
-    dir: Path
-    summary: dict[str, Any]
 
 
 class Job:
@@ -68,15 +56,18 @@ class Job:
         self.begins, self.config, self.folder = start, start.config, start.folder
         self.debug = debug
         config, engine = self.config, self.config.pipeline.engine
+        callbacks = make_callbacks(config.callbacks)
         self.board = Board(
             new_record(config.name, self.folder.path, engine, job_id, start.safe.storage.where)
         )
-        listeners = [reporter, self.board]
+        self.callbacks = Callbacks(callbacks, config, self.folder.path, self.board.record.id)
+        listeners = [reporter, self.board, self.callbacks]
         if config.output.trace:
             from scpl_ray.trace import Trace
 
             listeners.append(Trace(self.folder.path))
         self.reporter = Reporters(*listeners)
+        self.callbacks.notify, self.callbacks.say = self.reporter.notice, self.reporter.info
         start.listen(self.reporter.info)
         self.safe = start.safe
         self.control = Control(
@@ -110,6 +101,7 @@ class Job:
             self._unfinished(status, error)
             raise
         finally:
+            self.callbacks.outcome = status, self.folder.summary() or {}
             self.reporter.close()
             self.control.finish()
             if post is not None:
@@ -133,12 +125,21 @@ class Job:
         if self.config.pipeline.engine == "local":
             from scpl_ray.engine.local import LocalEngine
 
+            if self.config.output.prometheus is True:
+                self.reporter.notice(
+                    "output.prometheus has no effect with pipeline.engine=local: Ray exports them"
+                )
             return LocalEngine(self.config)
         from scpl_ray.engine.pipeline import RayEngine
 
         self.reporter.info("starting Ray")
         engine = RayEngine(self.config, self.debug, self.reporter.info)
         engine.recovery.saved = self.safe.again
+        self.callbacks.in_flight = lambda: len(engine.chain.flying)
+        if engine.exports:
+            from scpl_ray.callbacks.to_prometheus import PrometheusCallback
+
+            self.callbacks.add("prometheus", PrometheusCallback())
         return engine
 
     def _post(self, engine: Engine) -> Any:
@@ -226,6 +227,8 @@ class Job:
         for line in engine.start(first, vectors, max(most, len(specs)), weights, resumed):
             report.info(line)
         engine.failures.extend(self.begins.failures())
+        self.callbacks.restarts = lambda: len(engine.failures)
+        self.callbacks.first_step = 0 if saved is None else saved.step
         self.board.failures = lambda: list(engine.failures)
         engine.marks.may_write = lambda: not self.safe.writer.busy
         self.control.begin(engine, info, ready.steps_per_epoch, waiting)

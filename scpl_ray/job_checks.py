@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scpl_ray.callbacks.registry import callback_classes
 from scpl_ray.config import Config
 from scpl_ray.config.schema import LocalConfig
 from scpl_ray.data.batch import DataInfo
@@ -16,7 +17,7 @@ from scpl_ray.models.growth import extend
 from scpl_ray.models.keys import without_effect
 from scpl_ray.models.registry import build_model, fitting_info, import_factory
 from scpl_ray.models.text import WordVectors
-from scpl_ray.objective import check_options, why_fixed
+from scpl_ray.objective import check_options, is_end_to_end, why_fixed
 from scpl_ray.objectives import objective_class
 from scpl_ray.partition import partition
 
@@ -29,6 +30,7 @@ def check_before(config: Config) -> None:
         DataError: an unknown source or a missing file.
     """
     check_method(config)
+    callback_classes(config.callbacks)
     model = config.model
     if model.factory:
         import_factory(model.factory)
@@ -77,16 +79,39 @@ def check_method(config: Config) -> None:
 
 
 def check_border(config: Config, num_stages: int) -> None:
-    """Checks that no gradient must cross a border.
+    """Checks what cannot be where gradients cross the borders of stages.
 
     Raises:
-        ConfigError: the method trains end to end, and there are several stages.
+        ConfigError: the method trains end to end, there are several stages, and a key does not go
+            with that.
     """
-    if num_stages > 1 and objective_class(config.method).end_to_end:
+    if num_stages == 1 or not is_end_to_end(config.method):
+        return
+    why = f"method {config.method!r} trains {num_stages} stages end to end"
+    if config.replicas:
         raise ConfigError(
-            f"method: {config.method!r} trains end to end, but nothing flows back over the borders "
-            f"of {num_stages} stages; set stages: 1"
+            f"replicas: {why}: they would need each other's gradients. Leave it out, or choose a "
+            "method with local losses"
         )
+    if config.fault_tolerance.on_nonfinite == "skip":
+        raise ConfigError(
+            f"fault_tolerance.on_nonfinite: {why}, and one of them cannot leave a batch out alone; "
+            "allowed: stop"
+        )
+
+
+def _end_to_end(config: Config) -> list[str]:
+    """What is different where gradients cross borders."""
+    said = [
+        f"method {config.method!r} trains end to end: each stage waits for the gradient of the one "
+        "behind, so the stages take turns; a stage without an exit has no loss of its own, and "
+        "shows 0"
+    ]
+    if config.train.clip_norm is not None:
+        said.append("train.clip_norm: each stage clips by its own norm, not by the network's")
+    if config.pipeline.batches_per_call not in ("auto", 1):
+        said.append("pipeline.batches_per_call has no effect: a batch goes back before the next")
+    return said
 
 
 def _idle_options(config: Config) -> list[str]:
@@ -167,6 +192,8 @@ def check_data(config: Config, ready: DataReady, num_stages: int) -> list[str]:
     if dropped:
         warnings.append(f"samples without a word after cleaning are left out: {dropped}")
     check_border(config, num_stages)
+    if num_stages > 1 and is_end_to_end(config.method):
+        warnings += _end_to_end(config)
     warnings += _idle_options(config)
     batch = config.train.batch_size
     # Two views of a sample are each other's positives.

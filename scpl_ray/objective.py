@@ -17,9 +17,14 @@ def has_exit(method: str, stage: int, num_stages: int) -> bool:
     return objective_class(method).exits == "every" or stage == num_stages
 
 
+def is_end_to_end(method: str) -> bool:
+    """Whether its stages need the gradient of the stage behind."""
+    return objective_class(method).end_to_end
+
+
 def why_fixed(method: str) -> str:
     """Why stages can neither join nor leave with a method; empty if they can."""
-    if not objective_class(method).end_to_end:
+    if not is_end_to_end(method):
         return ""
     return (
         f"method {method!r} trains end to end: its layers need the gradient of the stage behind, "

@@ -119,7 +119,7 @@ def time_stage(stage: Stage, inputs: Sequence[Input]) -> tuple[Parts, list[Input
         start = time.perf_counter()
         output = stage.forward(step, own, there)
         middle = time.perf_counter()
-        stats = stage.update(step)
+        stats = stage.update(step, stage.stand_in_gradient())
         update = time.perf_counter() - middle
         optimizer = max(0.0, stats.update_s - stats.loss_s - stats.backward_s)
         rows.append((middle - start, update, optimizer))

@@ -115,7 +115,24 @@ def find_run(run: str | Path) -> Path:
                 f"{candidate} is a run without a checkpoint: it did not end. Train it again with "
                 "--overwrite"
             )
+    raise _no_run(run)
+
+
+def find_begun(run: str | Path) -> Path:
+    """Finds the folder of a run, finished or not, by path or by its name under `runs/`.
+
+    Raises:
+        CheckpointError: there is none; names the nearest.
+    """
+    for candidate in (Path(run), Path("runs") / run):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise _no_run(run)
+
+
+def _no_run(run: str | Path) -> CheckpointError:
+    path = Path(run)
     parent = path.parent if path.parent.is_dir() and path.parent != Path() else Path("runs")
     names = [p.parent.name for p in sorted(parent.glob(f"*/{CONFIG}"))]
     there = f"runs in {parent}: {', '.join(names)}" if names else f"no runs in {parent}"
-    raise CheckpointError(f"no run at {str(run)!r}; {there}.{nearest(path.name, names)}")
+    return CheckpointError(f"no run at {str(run)!r}; {there}.{nearest(path.name, names)}")

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from scpl_ray.config import Config
+from scpl_ray.config.flat import flat
 from scpl_ray.elastic.changes import Changes
 from scpl_ray.engine.base import Failure
 from scpl_ray.errors import ConfigError
@@ -13,7 +14,7 @@ from scpl_ray.exits import ExitResult
 from scpl_ray.training import Training
 
 # What may differ when a run goes on: nothing that changes its numbers.
-_FREE = ("pipeline", "output", "fault_tolerance", "resources")
+_FREE = ("pipeline", "output", "callbacks", "fault_tolerance", "resources")
 
 
 def capture(
@@ -52,8 +53,8 @@ def check_same(config: Config, tree: dict[str, Any], run: str) -> None:
     Raises:
         ConfigError: naming the first key that differs, and both values.
     """
-    own = _flat({k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE})
-    then = _flat({k: v for k, v in tree["config"].items() if k not in _FREE})
+    own = flat({k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE})
+    then = flat({k: v for k, v in tree["config"].items() if k not in _FREE})
     for key in sorted({*own, *then}):
         if own.get(key) != then.get(key):
             raise ConfigError(
@@ -62,13 +63,3 @@ def check_same(config: Config, tree: dict[str, Any], run: str) -> None:
                 f"{', '.join(_FREE)} may differ). Leave the change out, or train under another "
                 "--name"
             )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scpl_ray.config.schema import Config
 from scpl_ray.errors import NonFiniteLossError
-from scpl_ray.losses import share_without_positive
+from scpl_ray.gradient import as_leaf, backward, gradient_of, stand_in
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import LocalLoss, has_exit
@@ -36,6 +36,7 @@ from scpl_ray.rounds import ends_round
 from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from scpl_ray.stage_module import StageModule
+from scpl_ray.stage_step import Pending, step_stats
 
 # Moments shrink by some 1e-3 in so many steps, and need 800 to become subnormal.
 _CLEAR_EVERY = 64
@@ -58,27 +59,12 @@ class Run:
     steps_per_epoch: int
 
 
-@dataclass
-class _Pending:
-    step: int
-    output: Activation
-    labels: Tensor
-    forward_s: float
-    begun_at: float
-    cpu_s: float
-    shapes: str = ""
-
-
 def plan_stages(config: Config, cut: list[tuple[str, ...]]) -> list[StageSpec]:
     """Gives each cut of layers its number and its exit."""
     return [
         StageSpec(k, layers, has_exit(config.method, k, len(cut)))
         for k, layers in enumerate(cut, 1)
     ]
-
-
-def _number(value: Tensor | None) -> float | None:
-    return None if value is None else float(value.detach())
 
 
 @dataclass
@@ -103,7 +89,12 @@ class Stage:
         self.optimizer = (
             make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
         )
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
+        names, end_to_end = self.model.names, self.module.objective.end_to_end
+        # Of a method that trains end to end: whether a gradient comes from behind, and goes on.
+        self.needs_gradient = end_to_end and self.spec.layers[-1] != names[-1]
+        self._gives_gradient = end_to_end and self.spec.layers[0] != names[0]
+        self.input_gradient: Activation | None = None
         self._skips = config.fault_tolerance.on_nonfinite == "skip"
         self.replicas = config.replicas_of(self.spec.number)
         self._shares: list[Share | None] = []
@@ -134,19 +125,28 @@ class Stage:
         if self._skips or self.replicas > 1:
             self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
+        if self._gives_gradient:
+            activation = as_leaf(activation)
         with self._autocast():
             output = self.module.run_layers(activation, self.run.config.seed, step)
         took = time.perf_counter() - start
         cpu_s = time.process_time() - cpu
-        self._pending = _Pending(step, output, labels, took, begun_at, cpu_s, activation.shapes())
+        leaf = activation if self._gives_gradient else None
+        shapes = activation.shapes()
+        self._pending = Pending(step, output, labels, took, begun_at, cpu_s, shapes, leaf)
         return self.module.handed_on(output.detach())
 
-    def update(self, step: int) -> StageStats:
+    def update(self, step: int, gradient: Activation | None = None) -> StageStats:
         """Learns from the batch that `forward` has just seen.
 
         With `fault_tolerance.on_nonfinite: skip`, a batch whose loss or gradient is not finite
         leaves weights, optimizer and running statistics as they were. A stage with replicas learns
         when its round ends.
+
+        Args:
+            step: that of the last `forward`.
+            gradient: of the stage's output, where the method trains end to end and stages are
+                behind. That of its input is then `input_gradient`.
 
         Raises:
             RuntimeError: `forward` of this step did not run or failed.
@@ -164,7 +164,9 @@ class Stage:
                 update_s=time.perf_counter() - start,
                 cpu_s=stats.cpu_s + time.process_time() - cpu,
             )
-        pending, loss, learned = self._backward(step)
+        pending, loss, learned = self._backward(step, gradient)
+        if pending.leaf is not None:
+            self.input_gradient = gradient_of(pending.leaf)
         lr = self._lr(step)
         if learned:
             self._descend(lr)
@@ -213,61 +215,48 @@ class Stage:
         total, per_epoch = run.total_steps, run.steps_per_epoch
         return learning_rate(run.config.optimizer, self.spec.number, step, total, per_epoch)
 
-    def _backward(self, step: int) -> tuple[_Pending, LocalLoss, bool]:
+    def stand_in_gradient(self) -> Activation | None:
+        """For `update`, where only its time counts: as a stage behind would give it."""
+        if not self.needs_gradient or self._pending is None:
+            return None
+        return stand_in(self._pending.output)
+
+    def _backward(
+        self, step: int, gradient: Activation | None = None
+    ) -> tuple[Pending, LocalLoss, bool]:
         """The loss of the pending batch and its gradients; False: they are not finite."""
         pending, self._pending = self._pending, None
         if pending is None or pending.step != step:
             raise RuntimeError(f"update of step {step} without its forward")
+        if (gradient is None) == self.needs_gradient:
+            raise RuntimeError(f"step {step}: a gradient from behind: {gradient is not None}")
         self._marks = []
         with self._autocast():
             loss = self.module.local_loss(pending.output, pending.labels)
         total = float(loss.total.detach())
         self._marks.append(time.perf_counter())
-        learned = math.isfinite(total) and self._differentiate(loss.total)
+        learned = math.isfinite(total) and self._differentiate(loss.total, pending.output, gradient)
         if not learned and not self._skips:
             raise NonFiniteLossError(self.spec.number, step, total)
         return pending, loss, learned
 
     def _stats(
-        self, pending: _Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
+        self, pending: Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
     ) -> StageStats:
-        labels = pending.labels
-        correct = None if loss.logits is None else int((loss.logits.argmax(1) == labels).sum())
-        return StageStats(
-            stage=self.spec.number,
-            step=pending.step,
-            loss=float(loss.total.detach()),
-            contrastive=_number(loss.contrastive),
-            prediction=_number(loss.prediction),
-            correct=correct,
-            samples=len(labels),
-            lonely_share=float(share_without_positive(labels)),
-            lr=lr,
-            forward_s=pending.forward_s,
-            update_s=time.perf_counter() - start,
-            shapes=pending.shapes,
-            finished_at=time.time(),
-            skipped=not learned,
-            loss_s=self._marks[0] - start,
-            backward_s=self._marks[-1] - self._marks[0],
-            begun_at=pending.begun_at,
-            cpu_s=pending.cpu_s + time.process_time() - cpu,
-            parts={name: float(part.detach()) for name, part in loss.parts.items()},
-        )
+        return step_stats(self.spec.number, pending, loss, lr, learned, start, cpu, self._marks)
 
     @torch.no_grad()
     def _put_buffers_back(self) -> None:
         for own, before in zip(self.module.buffers(), self._buffers, strict=True):
             own.copy_(before)
 
-    def _differentiate(self, total: Tensor) -> bool:
+    def _differentiate(
+        self, total: Tensor, output: Activation, gradient: Activation | None
+    ) -> bool:
         """Gives each parameter its gradient; False if one is not finite."""
-        if self.optimizer is None:
-            return True
-        self.optimizer.zero_grad(set_to_none=True)
-        if not total.requires_grad:
-            return True
-        total.backward()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        backward(total, output, gradient)
         grads = [p.grad for p in self._parameters() if p.grad is not None]
         # A sum is finite only if all of it is, and costs one pass.
         if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):

@@ -11,7 +11,7 @@ from scpl_ray.config import Config
 from scpl_ray.engine.base import DataReady, Failure
 from scpl_ray.exits import ExitResult
 from scpl_ray.stage_facts import StageSpec
-from scpl_ray.versions import versions
+from scpl_ray.versions import machine, versions
 
 
 @dataclass
@@ -93,6 +93,7 @@ def summarize(
         },
         "seed": config.seed,
         "threads_per_stage": outcome.threads,
+        "machine": machine(),
         "versions": versions(),
     }
 

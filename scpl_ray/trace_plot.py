@@ -12,7 +12,7 @@ from scpl_ray.engine.base import Done
 from scpl_ray.stage_facts import StageStats
 from scpl_ray.trace_parts import parts_of
 
-_COLOURS = {
+PART_COLOURS = {
     "receive": "#9aa5b1",
     "forward": "#3b82c4",
     "send": "#5fb6c9",
@@ -57,7 +57,7 @@ def draw(first: Sequence[Done], last: Sequence[Done], path: Path) -> None:
     upto = list(last)[min(len(last) - 1, len(last) // 2 + shown)]
     _panel(axes[1], last, stages, zero, (middle.stats[-1].begun_at, upto), "steady state")
     axes[1].set_xlabel("seconds since the first batch")
-    patches = [Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
+    patches = [Patch(color=colour, label=name) for name, colour in PART_COLOURS.items()]
     patches.append(Patch(facecolor="white", edgecolor="#999999", label="waiting, evaluation"))
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     figure.savefig(path, dpi=110)
@@ -82,7 +82,7 @@ def _panel(
         high = 0.8 / lanes[s.stage]
         row = s.stage - 0.4 + (s.replica + 0.5) * high
         for name, at, until in parts_of(s):
-            axes.barh(row, until - at, high, at - zero, color=_COLOURS[name], linewidth=0)
+            axes.barh(row, until - at, high, at - zero, color=PART_COLOURS[name], linewidth=0)
         whole = s.finished_at - s.begun_at
         middle = s.begun_at + whole / 2
         if whole > (end - begin) / 40 and begin < middle < end:

@@ -72,7 +72,7 @@ def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
         for i, (activation, labels) in enumerate(inputs):
             begin = time.perf_counter()
             output = stage.forward(i, activation, labels)
-            stage.update(i)
+            stage.update(i, stage.stand_in_gradient())
             times.append(1000 * (time.perf_counter() - begin))
             outputs.append((output.map(lambda t: t.clone()), labels))
         medians.append(statistics.median(times[_WARM_UP:]))
@@ -98,7 +98,7 @@ def _beside(call: tuple[Config, list[StageSpec], int, int]) -> tuple[int, float]
         activation, labels = inputs[i % len(inputs)]
         begin, cpu = time.perf_counter(), time.process_time()
         stage.forward(i, activation, labels)
-        stage.update(i)
+        stage.update(i, stage.stand_in_gradient())
         spent = (time.process_time() - cpu) / threads if crowded else time.perf_counter() - begin
         times.append(1000 * spent)
         if len(times) == len(inputs):

@@ -46,7 +46,7 @@ def _cpu(process: psutil.Process) -> float:
 
 def _kind(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
-    if line.startswith("ray::StageActor"):
+    if line.startswith(("ray::StageActor", "ray::EndToEndActor")):
         return "standby"
     # The raylet's own command line names the agents that it starts.
     if (name := process.name()) in ("raylet", "gcs_server"):

@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "Answer texts and images with a finished run.",
     "export": "Write a finished run as torch.export, ONNX, or a Hugging Face folder.",
     "compare": "Put finished runs side by side.",
+    "report": "Write an HTML page of a run, or of several.",
     "bench": "Measure the pipeline against its slowest stage.",
     "plan": "Predict time, memory and cost on other machines.",
     "schema": "Print the JSON Schema of the config.",

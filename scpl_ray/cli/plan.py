@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING
@@ -87,6 +88,14 @@ def command(
     places = cores or (here if here is not None else math.inf)
     wish = Wish(stages, link, places, call_s, device, steps, price_per_hour)
     plan = make_plan(resolved, costs, wish)
+    fits = len(plan.cut) > 1 and sum(plan.cut) <= len(costs.layers) and not resolved.replicas
+    if here is not None and cores is None and fits:
+        from scpl_ray.planning.measure import stages_beside
+
+        wish = dataclasses.replace(
+            wish, beside_s=stages_beside(resolved, [s.layers for s in plan.stages])
+        )
+        plan = make_plan(resolved, costs, wish)
     checked = _check(resolved, plan, len(costs.layers)) if check else None
     _print(plan, checked, as_json)
 

@@ -11,7 +11,7 @@ from scpl_ray.cli.options import debug_option, emit
 
 if TYPE_CHECKING:
     from scpl_ray.config import Config
-    from scpl_ray.job import TrainedRun
+    from scpl_ray.trained import TrainedRun
 
 
 @click.command("train")

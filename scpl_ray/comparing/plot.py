@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from scpl_ray.comparing.rows import Row
 
-_COLOURS = ("#3b82c4", "#d5643c", "#4f9d69", "#8c5aa8", "#e0a53a", "#5fb6c9", "#9aa5b1", "#404040")
+COLOURS = ("#3b82c4", "#d5643c", "#4f9d69", "#8c5aa8", "#e0a53a", "#5fb6c9", "#9aa5b1", "#404040")
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path | BinaryIO) -> None:
     """Draws accuracy against exit, and samples a second, one colour for each row.
 
     Args:
         rows: of the table.
-        path: of the PNG.
+        path: of the PNG, or what takes its bytes.
     """
     # Not pyplot: it would choose, and keep, a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,7 +26,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for i, row in enumerate(rows):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         stages = sorted(row.exits)
         left.errorbar(
             stages,

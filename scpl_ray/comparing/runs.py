@@ -14,7 +14,7 @@ from scpl_ray.errors import ConfigError
 from scpl_ray.run_folder import CONFIG, METRICS, SUMMARY
 
 # What may differ between repetitions of one experiment, by dotted key.
-_OWN = ("name", "seed", "output")
+_OWN = ("name", "seed", "output", "callbacks")
 
 
 @dataclass(frozen=True)

@@ -171,3 +171,9 @@ class OutputConfig(Section):
     dir: str = "runs"
     tensorboard: bool = True
     trace: bool = Field(False, description="a timeline of every stage: trace.json and trace.png")
+    prometheus: Literal["auto"] | bool = Field(
+        "auto", description="figures through Ray's metrics; auto: where Ray is a cluster"
+    )
+    report_every_s: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="seconds between two reports to callbacks and Prometheus"
+    )

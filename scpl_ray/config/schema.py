@@ -265,6 +265,11 @@ class Config(Section):
     fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
     resources: ResourcesConfig = ResourcesConfig()
     output: OutputConfig = OutputConfig()
+    callbacks: list[str | dict[str, dict[str, Any] | None]] = Field(
+        default_factory=list,
+        description="who else is told: mlflow, wandb, or module:Class of your own; with options: "
+        "{mlflow: {experiment: x}}",
+    )
 
     @field_validator("method", mode="before")
     @classmethod
@@ -282,6 +287,17 @@ class Config(Section):
     @classmethod
     def _auto_replicas(cls, value: Any) -> Any:
         return auto_or(value, "a number for each stage, as in {2: 3}")
+
+    @field_validator("callbacks")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        for entry in value:
+            if isinstance(entry, dict) and len(entry) != 1:
+                raise ValueError(
+                    f"{entry!r} names {len(entry)} callbacks; write each as an entry of its own: "
+                    "[mlflow, {wandb: {project: x}}]"
+                )
+        return value
 
     def replicas_of(self, stage: int) -> int:
         """Processes of one stage."""

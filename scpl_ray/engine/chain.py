@@ -20,12 +20,14 @@ from scpl_ray import schedule
 from scpl_ray.config.schema import Config
 from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.calls import Asked, Piece, ask
+from scpl_ray.engine.end_to_end import ask_there_and_back
 from scpl_ray.engine.fence import Ticket
 from scpl_ray.engine.member import Given, Member
 from scpl_ray.engine.members import Members, Parked
 from scpl_ray.engine.replicas import ask_replicas
 from scpl_ray.engine.source import Source
 from scpl_ray.errors import ScplRayError
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.stage_facts import StageSpec
 
 
@@ -67,6 +69,7 @@ class Chain:
     def __init__(self, members: Members, source: Source, config: Config, size: CallSize) -> None:
         self._size = size
         self.members, self.source = members, source
+        self.end_to_end = is_end_to_end(config.method)
         self.keeps, self._pipeline = config.fault_tolerance.enabled, config.pipeline
         self.number, self.generation, self.steps_per_epoch = -1, 0, 1
         self.flying: deque[Flying] = deque()
@@ -106,18 +109,26 @@ class Chain:
             flying.ends = False
         if self.keeps:
             self.history.extend((flying.number, flying.work) for flying in calls)
-        stages, packet = self.members.at(first), batches[0]
+        if self.end_to_end and isinstance(works[0], schedule.Train):
+            self._there_and_back(calls[0], self.members.at(first))
+        else:
+            self._through(calls, works, self.members.at(first))
+        self.flying.extend(calls)
+        self._calls += not isinstance(works[0], schedule.Snapshot)
+
+    def _through(
+        self, calls: list[Flying], works: Sequence[schedule.Work], stages: list[Member]
+    ) -> None:
+        packet, left = calls[0].batch, calls[0].left
         asked: list[Asked] = []
         for member in stages:
             last = member is stages[-1]
-            asked = self._give(member, first, works, packet, last and not left, last)
+            asked = self._give(member, calls[0].number, works, packet, last and not left, last)
             packet = asked[0].output
             for flying, one in zip(calls, asked, strict=True):
                 flying.answers[member.spec.number] = one.answer
         for flying, one in zip(calls, asked, strict=True):
             self._score(flying, one.output)
-        self.flying.extend(calls)
-        self._calls += not isinstance(works[0], schedule.Snapshot)
 
     def _score(self, flying: Flying, packet: Piece | None) -> None:
         if isinstance(flying.work, schedule.Evaluate) and flying.left and packet is not None:
@@ -125,6 +136,20 @@ class Chain:
             numbers = tuple(left.spec.number for left in flying.left)
             answer = self.members.parked_actor.evaluate.remote(packet.ref, numbers)
             flying.answers[numbers[0]] = Piece(answer)
+
+    def _there_and_back(self, flying: Flying, stages: list[Member]) -> None:
+        """Has all stages train end to end on one batch."""
+        number, work, batch = flying.number, flying.work, flying.batch
+        assert isinstance(work, schedule.Train) and batch is not None
+        leaves = [(m.actor, Ticket(self.generation, m.sent, number)) for m in stages]
+        answers = ask_there_and_back(leaves, work, batch)
+        for member, answer in zip(stages, answers, strict=True):
+            member.sent = number
+            flying.answers[member.spec.number] = answer
+            if self.keeps:
+                # They go back together, so the batch alone is given again.
+                given = batch if member is stages[0] else None
+                member.log[number] = Given(number, work, given, answer)
 
     def _give(
         self,
@@ -246,6 +271,15 @@ class Chain:
         stages, answers = self.members.at(number), []
         packet: Piece | None = None
         left = own.left if own is not None else []
+        if self.end_to_end and isinstance(work, schedule.Train):
+            kept = again[id(stages[0])].get(number)
+            packet = None if anew or kept is None else kept.given
+            if packet is None:
+                (packet,) = self.source.batches([work])
+            own = own or Flying(number, work)
+            own.batch = packet
+            self._there_and_back(own, stages)
+            return [answer.ref for answer in own.answers.values()]
         for member in stages:
             last = member is stages[-1]
             if member not in needing:

@@ -58,8 +58,7 @@ def connect(config: Config, debug: bool = False) -> bool:
         attach(address, **options)
         return True
     options |= {"address": "local", "include_dashboard": False}
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    _set_quiet(exports(config))
     if config.resources.object_store_mib:
         options["object_store_memory"] = config.resources.object_store_mib * 2**20
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -73,6 +72,15 @@ def connect(config: Config, debug: bool = False) -> bool:
             f"Ray did not start on this machine: {str(error).splitlines()[0]}"
         ) from error
     return True
+
+
+def _set_quiet(exported: bool) -> None:
+    """What the local Ray that starts now records of itself; what the user has set stays."""
+    for name, value in _QUIET.items():
+        if not (exported and "metrics" in name):
+            os.environ.setdefault(name, value)
+        elif os.environ.get(name) == value:
+            del os.environ[name]  # of a run before, in this process
 
 
 def attach(address: str, **options: Any) -> None:
@@ -138,6 +146,12 @@ def is_private(config: Config) -> bool:
     """Whether the Ray of a config is this run's own, so that no node can join it."""
     address = _address(config)
     return not address or address == "local"
+
+
+def exports(config: Config) -> bool:
+    """Whether the figures of a run go through Ray's metrics to Prometheus."""
+    asked = config.output.prometheus
+    return asked is True or (asked == "auto" and not is_private(config))
 
 
 def _address(config: Config) -> str | None:

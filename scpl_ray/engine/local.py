@@ -32,10 +32,11 @@ from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.marks import Marks
 from scpl_ray.engine.placement import threads_per_stage
 from scpl_ray.errors import ScplRayError
-from scpl_ray.models.activation import from_batch
+from scpl_ray.models.activation import Activation, from_batch
 from scpl_ray.models.text import WordVectors
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.stage import Stage
-from scpl_ray.stage_facts import StageSpec
+from scpl_ray.stage_facts import StageSpec, StageStats
 
 
 @dataclass
@@ -156,6 +157,8 @@ class LocalEngine:
     def _one(self, item: schedule.Train | schedule.Evaluate) -> Done:
         activation, labels = from_batch(fetch(self.loader, item))
         training = isinstance(item, schedule.Train)
+        if isinstance(item, schedule.Train) and is_end_to_end(self.config.method):
+            return self._there_and_back(item, activation, labels)
         stats, scores = [], []
         for stage in self.stages if training else [*self.stages, *self.away]:
             own = activation.map(partial(_copy_to, stage.device))
@@ -180,6 +183,26 @@ class LocalEngine:
                 lost = tuple((spec, failure) for spec in self._lose(number))
                 return Done(item, tuple(stats), tuple(scores), lost)
         return Done(item, tuple(stats), tuple(scores))
+
+    def _there_and_back(self, item: schedule.Train, activation: Activation, labels: Tensor) -> Done:
+        """Trains end to end: forward through all stages, then the gradient back."""
+        stats: list[StageStats] = []
+        gradient = None
+        shown = activation
+        try:
+            for stage in self.stages:
+                shown = activation.map(partial(_copy_to, stage.device))
+                activation = stage.forward(item.step, shown, labels.to(stage.device))
+            for stage in reversed(self.stages):
+                if gradient is not None:
+                    gradient = gradient.map(partial(_copy_to, stage.device))
+                stats.insert(0, stage.update(item.step, gradient))
+                gradient = stage.input_gradient
+        except ScplRayError:
+            raise
+        except Exception as error:
+            raise stage_error(stage.spec.number, item, shown, error) from error
+        return Done(item, tuple(stats))
 
     def _lose(self, number: int) -> list[StageSpec]:
         lost = [s for s in self.stages if s.spec.number >= number]

@@ -16,6 +16,7 @@ from scpl_ray.engine.actors import StageActor
 from scpl_ray.engine.base import Ask, Resumed
 from scpl_ray.engine.candidate import RayCandidate
 from scpl_ray.engine.cluster import beside_driver
+from scpl_ray.engine.end_to_end import EndToEndActor
 from scpl_ray.engine.member import BuildArgs, Member, remote
 from scpl_ray.engine.parked_actor import ParkedActor
 from scpl_ray.engine.placement import Placement, place_one, shortage
@@ -23,6 +24,7 @@ from scpl_ray.engine.replica_actor import ReplicaActor
 from scpl_ray.engine.spare import Spare
 from scpl_ray.engine.transport_choice import Wish, settle
 from scpl_ray.engine.wording import worded
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.stage_facts import StageSpec
 
 
@@ -121,7 +123,8 @@ class Members:
 
     def _make(self, num_cpus: float = 0.0, num_gpus: float = 0.0) -> Any:
         options = self._args.options
-        make = remote(StageActor, num_cpus=num_cpus, num_gpus=num_gpus, **options)
+        kind = EndToEndActor if is_end_to_end(self.config.method) else StageActor
+        make = remote(kind, num_cpus=num_cpus, num_gpus=num_gpus, **options)
         return make.remote(self.config, self.threads, self.paths)
 
     def _make_all(self, count: int, cpus: float, gpus: float) -> list[Any]:

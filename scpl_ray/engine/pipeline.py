@@ -52,6 +52,7 @@ from scpl_ray.engine.source import Source
 from scpl_ray.engine.transport_choice import choose
 from scpl_ray.engine.wording import worded
 from scpl_ray.models.text import WordVectors
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.stage_facts import StageSpec
 
 _LOOK_AGAIN_S = 0.02
@@ -75,10 +76,12 @@ class RayEngine:
         self.config = config
         self._owns_ray = cluster.connect(config, debug)
         self.members = Members(config, cluster.is_private(config))
+        self.exports = cluster.exports(config)
         self.source = Source(config)
         store = float(ray.cluster_resources().get("object_store_memory", math.inf)) / 2**20
         most = min(MOST_MIB, _CALL_SHARE * store)
-        self.calls = CallSize(config.pipeline, bool(config.replicas), most)
+        one_each = bool(config.replicas) or is_end_to_end(config.method)
+        self.calls = CallSize(config.pipeline, one_each, most)
         self.chain = Chain(self.members, self.source, config, self.calls)
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)

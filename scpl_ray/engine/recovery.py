@@ -3,7 +3,8 @@
 Only what died goes back: a stage to its newest copy, which the object store holds, and through the
 inputs that it was given since. The stages before it go on with what they have; those behind it wait
 for what it hands on. Where copies are lost too (a machine is gone), all stages go back to the
-newest checkpoint on storage, or to the beginning, and the batches since are made again.
+newest checkpoint on storage, or to the beginning, and the batches since are made again. Stages
+that train end to end depend on each other both ways, and go back together.
 """
 
 from __future__ import annotations
@@ -211,12 +212,21 @@ class Recovery:
         return any(not cluster.node_answers(node) for node in nodes)
 
     def _one_back(self, dead: list[_Dead], done: dict[int, int], anew: bool) -> bool:
-        """Replaces the dead; each goes on from its own copy."""
+        """Replaces the dead; each goes on from its own copy. End to end, all stages do."""
         stages = [f.member for f in dead if f.member is not None]
         self._renew(stages, [f.who for f in dead])
+        if self.chain.end_to_end:
+            stages += self._rebuild([m for m in self.chain.members.all() if m not in stages])
         for member in stages:
             done[id(member)] = member.at
         return self._resend(stages, done, anew)
+
+    def _rebuild(self, stages: list[Member]) -> list[Member]:
+        """Has stages that live go back to their newest copy, all at once."""
+        built = [(self.chain.members.build(member), member) for member in stages]
+        for ref, member in built:
+            self._wait(ref, member.name, self.config.pipeline.start_timeout_s)
+        return stages
 
     def _renew(self, stages: list[Member], who: list[str]) -> None:
         """Starts what is dead, all at once, and waits for it."""
@@ -290,7 +300,5 @@ class Recovery:
             done[id(member)] = member.at
         stages = [f.member for f in dead if f.member is not None]
         self._renew(stages, [f.who for f in dead])
-        built = [(members.build(member), member) for member in alive]
-        for ref, member in built:
-            self._wait(ref, member.name, self.config.pipeline.start_timeout_s)
+        self._rebuild(alive)
         return self._resend([*stages, *alive], done, anew=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scpl_ray.objectives.base import Objective
 
 METHODS = {
+    "bp": "backprop:Backprop",
     "scpl": "contrastive:Scpl",
     "dascpl": "contrastive:Dascpl",
     "ee": "early_exit:EarlyExit",

@@ -12,7 +12,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scpl_ray.stage import Stage
 
 _BATCHES, _WARM_UP, _COPY_MIB = 4, 2, 8
+_BESIDE = 30
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ def profile(config: Config, stages: int | None) -> Profile:
             for other in others:
                 other.kill()
                 other.join()
+
+
+def stages_beside(config: Config, cut: Sequence[tuple[str, ...]]) -> tuple[float, ...]:
+    """Seconds of each stage's step while all compute at once, as they will.
+
+    Layers one at a time find warm caches and a quiet way to memory; several stages on shared
+    cores do not.
+
+    Args:
+        config: the job.
+        cut: names of the layers of each stage.
+    """
+    from scpl_ray.bench.alone import stages_side_by_side
+    from scpl_ray.stage import plan_stages
+
+    times = stages_side_by_side(config, plan_stages(config, list(cut)), _BESIDE)
+    return tuple(ms / 1000 for ms in times)
 
 
 def _places(config: Config, stages: int | None, paths: list[str]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from scpl_ray.balance import best_cut, useful_stages
 from scpl_ray.config.schema import Config
 from scpl_ray.engine.call_size import CallSize
 from scpl_ray.errors import ConfigError
+from scpl_ray.objective import is_end_to_end
 from scpl_ray.partition import partition
 from scpl_ray.planning import baselines, memory
 from scpl_ray.planning.baselines import StagePass
@@ -28,6 +29,12 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     """
     notes = []
     have = len(costs.layers)
+    if is_end_to_end(config.method) and have > 1:
+        raise ConfigError(
+            f"method: {config.method!r} trains end to end, and the plan is of stages that do not "
+            "wait for each other; it has rows for BP, GPipe, 1F1B and zero bubble beside a method "
+            "with local losses, so give one (method=scpl)"
+        )
     if config.replicas == "auto":
         raise ConfigError("replicas: auto is found when training starts; give numbers to predict")
     for number, count in sorted(config.replicas.items()):
@@ -48,6 +55,8 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     times = [
         _shared(costs.stage_times(a, b), r) for (a, b), r in zip(bounds, replicas, strict=True)
     ]
+    if wish.beside_s is not None:
+        times = [_lasting(t, s) for t, s in zip(times, wish.beside_s, strict=True)]
     per_call = batches_per_call(config, times, costs.input_mib)
     devices = sum(replicas)
     window = config.pipeline.window(devices, per_call > 1)
@@ -127,6 +136,14 @@ def _shared(times: StageTimes, replicas: int) -> StageTimes:
         update_s=times.update_s / replicas,
         receive_s=times.receive_s / replicas,
         send_s=times.send_s / replicas,
+    )
+
+
+def _lasting(times: StageTimes, seconds: float) -> StageTimes:
+    """The same parts of a step that takes so many seconds of compute."""
+    factor = seconds / max(times.forward_s + times.update_s, 1e-9)
+    return dataclasses.replace(
+        times, forward_s=factor * times.forward_s, update_s=factor * times.update_s
     )
 
 
@@ -210,6 +227,8 @@ def _assumptions(costs: Costs, wish: Wish) -> list[str]:
         lines.append("links cost nothing beside their latency (no --link)")
     if not math.isinf(wish.cores):
         lines.append(f"stages share {wish.cores:g} places to compute, evenly")
+    if wish.beside_s is not None:
+        lines.append("the stages of this cut were measured while all of them computed at once")
     if wish.call_s:
         lines.append(f"a call costs each stage {1000 * wish.call_s:g} ms beside its batches")
     lines.append(

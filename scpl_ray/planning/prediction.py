@@ -26,6 +26,8 @@ class Wish:
         device: for its memory; None: not known.
         steps_per_epoch: None: not known.
         price_per_hour: of one device; None: not known.
+        beside_s: seconds of each stage's step, of this very cut, measured while all stages compute
+            at once; None: the layers' own costs are taken.
     """
 
     stages: int | None
@@ -35,6 +37,7 @@ class Wish:
     device: Device | None = None
     steps_per_epoch: int | None = None
     price_per_hour: float | None = None
+    beside_s: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

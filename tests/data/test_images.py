@@ -341,6 +341,6 @@ def test_the_example_loads_resolves_and_builds(
     config = load_config(Path(__file__).parents[2] / "examples" / "cifar10.yaml")
     made = BatchLoader.prepare(config.data, 0, config.train.batch_size, 256)
     model = build_model(config, made.info)
-    assert model.names == ("conv.1", "conv.2", "conv.3", "conv.4")
+    assert model.names == tuple(f"conv.{i}" for i in range(1, 7))
     batch = made.train_batch(0)
     assert batch.inputs["images"].shape == (2 * made.info.sizes["train"], 3, 32, 32)

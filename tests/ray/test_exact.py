@@ -59,15 +59,29 @@ def test_options_agree_too(changes: dict, texts: Path, tmp_path: Path) -> None:
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 
 
-@pytest.mark.parametrize("method", ["ee", "al", "sim_pred", "deinforeg", "own", "bp_p"])
+@pytest.mark.parametrize("method", ["ee", "al", "sim_pred", "deinforeg", "own"])
 def test_methods_agree(
     method: str, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if method == "own":
         monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
         method = "own_objective:Prototypes"
-    stages = 1 if method == "bp_p" else 2
-    tree = small_config(texts, tmp_path, stages=stages, method=method, train__epochs=1)
+    tree = small_config(texts, tmp_path, stages=2, method=method, train__epochs=1)
+    local = digests(tree, name="local", pipeline__engine="local")
+    assert local == digests(tree, name="ray", pipeline__engine="ray")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("bp", {"stages": [1, 2, 1], "pipeline__in_flight": 5}),
+        ("bp", {"stages": 1}),
+        ("bp_p", {"stages": 2, "model__kind": "lstm", "train__select": "best"}),
+        ("bp", {"stages": 2, "pipeline__activation_dtype": "bf16", "pipeline__in_flight": 1}),
+    ],
+)
+def test_end_to_end_agrees(method: str, changes: dict, texts: Path, tmp_path: Path) -> None:
+    tree = small_config(texts, tmp_path, method=method, **changes)
     local = digests(tree, name="local", pipeline__engine="local")
     assert local == digests(tree, name="ray", pipeline__engine="ray")
 

@@ -141,6 +141,22 @@ def test_each_stage_in_turn(tmp_path: Path, undisturbed: list[str]) -> None:
     assert 5 <= summary["failures"][0]["step"] <= 14
 
 
+def test_stages_that_train_end_to_end_go_back_together(tmp_path: Path) -> None:
+    def tree(name: str, **more: Any) -> dict[str, Any]:
+        own = tree_of(tmp_path, name, **more)
+        own["method"] = "bp"
+        own["train"] = own["train"] | {"epochs": 6}
+        del own["elastic"]
+        return own
+
+    alone = tree("local", pipeline={"engine": "local"}, fault_tolerance={"enabled": False})
+    wanted, _ = run_job(alone)
+    script = [(at(5), stage(2)), (at(25), stage(1)), (at(40), actor("DataActor"))]
+    run, _ = run_job(tree("killed", pipeline={"in_flight": 3}), script)
+    assert run.summary["weights_sha256"] == wanted.summary["weights_sha256"]
+    assert [f["who"] for f in run.summary["failures"]] == ["stage 2", "stage 1", "the data process"]
+
+
 def test_several_at_once(tmp_path: Path, undisturbed: list[str]) -> None:
     def all_of_them(job: Job) -> None:
         stage(1)(job)

@@ -16,12 +16,12 @@ from scpl_ray.engine.base import Ask, StageState
 from scpl_ray.engine.local import LocalEngine
 from scpl_ray.errors import CheckpointError
 from scpl_ray.initial import Initial, read_initial
-from scpl_ray.job import TrainedRun
 from scpl_ray.models import build_model
 from scpl_ray.partition import partition
 from scpl_ray.report import Reporter
 from scpl_ray.run_folder import CHECKPOINT
 from scpl_ray.stage import plan_stages
+from scpl_ray.trained import TrainedRun
 from tests.helpers import small_config, write_texts
 
 

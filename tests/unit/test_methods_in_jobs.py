@@ -29,7 +29,7 @@ def tree(texts: Path, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return small_config(texts, tmp_path, pipeline__engine="local", **changes)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "bp_p"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("bp", "bp_p")])
 def test_stages_join_and_leave(method: str, texts: Path, tmp_path: Path) -> None:
     settings = tree(
         texts,
@@ -65,10 +65,11 @@ def test_the_log_names_the_parts(texts: Path, tmp_path: Path) -> None:
     assert "stage_1/associated" in events.Tags()["scalars"]
 
 
-def test_end_to_end_crosses_no_border(texts: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trains end to end.* of 4 stages; set stages: 1"):
-        check_before(load_config(tree(texts, tmp_path, method="bp_p")))
-    one = tree(texts, tmp_path, method="bp_p", stages=1, train__epochs=4)
+@pytest.mark.parametrize("method", ["bp", "bp_p"])
+def test_end_to_end_with_one_stage_is_early_exit_with_one(
+    method: str, texts: Path, tmp_path: Path
+) -> None:
+    one = tree(texts, tmp_path, method=method, stages=1, train__epochs=4)
     run = scpl_ray.train(one, reporter=Reporter())
     assert [e["stage"] for e in run.summary["exits"]] == [1]
     same = scpl_ray.train(one | {"method": "ee", "name": "ee"}, reporter=Reporter())

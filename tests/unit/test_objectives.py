@@ -32,8 +32,8 @@ from tests.unit.tools import (
 
 LABELS = [0, 1, 2, 0, 0, 2]
 CHECKED = torch.tensor(LABELS)
-NEW = ["ee", "bp_p", "al", "sim_pred", "deinforeg"]
-STREAMED = [m for m in METHODS if m != "bp_p"]
+NEW = ["ee", "bp", "bp_p", "al", "sim_pred", "deinforeg"]
+STREAMED = [m for m in METHODS if m not in ("bp", "bp_p")]
 Row = list[float]
 
 
@@ -252,6 +252,7 @@ def test_a_perfect_feature_has_no_similarity_loss() -> None:
     [
         ("scpl", {"temperature": 0.5}, None),
         ("ee", {}, None),
+        ("bp", {}, None),
         ("bp_p", {}, None),
         ("al", {"associated": {"width": 3}}, None),
         ("al", {"associated": {"width": 3, "reconstruction": "cross_entropy"}}, None),
@@ -286,6 +287,7 @@ def test_gradients_of_features_and_heads(
         ("scpl", False),
         ("dascpl", False),
         ("ee", True),
+        ("bp", True),
         ("bp_p", True),
         ("al", False),
         ("sim_pred", True),
@@ -445,6 +447,7 @@ def test_names_of_heads() -> None:
         "scpl": {"projection_head", "exit_head"},
         "dascpl": {"projection_head", "exit_head"},
         "ee": {"exit_head"},
+        "bp": {"exit_head"},
         "bp_p": {"exit_head"},
         "al": {"exit_head", "label_encoder"},
         "sim_pred": {"exit_head", "similarity_head"},
@@ -478,13 +481,15 @@ def test_every_method_is_an_objective() -> None:
         assert issubclass(own, Objective)
         known = Config.model_fields["local"].annotation.model_fields
         assert set(own.reads) <= set(known)
-    assert [m for m in METHODS if objective_class(m).exits == "last"] == ["scpl"]
+    assert [m for m in METHODS if objective_class(m).exits == "last"] == ["bp", "scpl"]
     assert [has_exit("ee", k, 2) for k in (1, 2)] == [True, True]
 
 
-@pytest.mark.parametrize("method", ["eee", "bp", "", ":", "a:", ":B", "a b:C", 3, None, ["ee"]])
+@pytest.mark.parametrize("method", ["eee", "bpp", "", ":", "a:", ":B", "a b:C", 3, None, ["ee"]])
 def test_unknown_methods(method: object) -> None:
-    with pytest.raises(ConfigError, match=r"method: .* is not accepted: allowed: scpl, dascpl, ee"):
+    with pytest.raises(
+        ConfigError, match=r"method: .* is not accepted: allowed: bp, scpl, dascpl, ee"
+    ):
         load_config({"method": method})
 
 
@@ -492,7 +497,7 @@ def test_the_schema_knows_the_methods() -> None:
     validator = Draft202012Validator(Config.model_json_schema())
     for method in (*METHODS, "my_objective:Mine", "a.b:C"):
         assert validator.is_valid({"method": method}), method
-    for method in ("bp", "Ee", "a:", 3):
+    for method in ("bpp", "Ee", "a:", 3):
         assert not validator.is_valid({"method": method}), method
 
 

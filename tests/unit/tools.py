@@ -86,5 +86,16 @@ def train(stages: list[Stage], batches: list[tuple[Activation, Tensor]]) -> list
     return stats
 
 
+def back_and_forth(stages: list[Stage], step: int, given: Activation, labels: Tensor) -> list[Any]:
+    """Trains one batch end to end: forward through all stages, then the gradient back."""
+    for stage in stages:
+        given = stage.forward(step, given.map(torch.clone), labels)
+    gradient, stats = None, []
+    for stage in reversed(stages):
+        stats.insert(0, stage.update(step, gradient))
+        gradient = stage.input_gradient
+    return stats
+
+
 def all_finite(module: torch.nn.Module) -> bool:
     return all(bool(t.isfinite().all()) for t in module.state_dict().values())
