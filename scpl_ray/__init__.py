@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scpl_ray.api import train
     from scpl_ray.evaluate import evaluate_run
+    from scpl_ray.exporting.export import export
     from scpl_ray.network import Network, load
     from scpl_ray.predicting.answers import predict
     from scpl_ray.predictor import Predictor
@@ -29,6 +30,7 @@ __all__ = [
     "Predictor",
     "TrainedRun",
     "evaluate_run",
+    "export",
     "load",
     "losses",
     "models",
@@ -44,6 +46,7 @@ _HOMES = {
     "Network": "scpl_ray.network",
     "Predictor": "scpl_ray.predictor",
     "predict": "scpl_ray.predicting.answers",
+    "export": "scpl_ray.exporting.export",
     "evaluate_run": "scpl_ray.evaluate",
 }
 

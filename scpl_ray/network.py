@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from scpl_ray.checkpoint import Checkpoint, read_checkpoint
 from scpl_ray.errors import CheckpointError
+from scpl_ray.exporting.folder import is_exported, read_folder
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.registry import build_model
 from scpl_ray.run_folder import CHECKPOINT, find_run
@@ -77,11 +79,9 @@ class Network(nn.Module):
         self, stage: StageModule, activation: Activation
     ) -> tuple[Activation, Tensor | None]:
         """Runs one stage: (what it hands on, logits [B, num_classes] if it has an exit)."""
-        precision = torch.autocast(
-            activation.hidden.device.type,
-            torch.bfloat16,
-            enabled=self.config.train.precision == "bf16",
-        )
+        precision: AbstractContextManager[object] = nullcontext()
+        if self.config.train.precision == "bf16":
+            precision = torch.autocast(activation.hidden.device.type, torch.bfloat16)
         with precision:
             output = stage.run_layers(activation, None, 0)
             head = stage.objective.exit_head
@@ -115,17 +115,29 @@ def load(run_dir: str | Path, compiled: bool = True) -> Network:
     """Loads the network of a finished run, in evaluation mode.
 
     Args:
-        run_dir: the run's folder, or its name under `runs/`.
+        run_dir: the run's folder, or its name under `runs/`; or a folder that
+            `scpl-ray export --to huggingface` wrote.
         compiled: compile the layers where the run did. Each length of texts is then compiled by
             itself, which is worth it only where few lengths come often.
 
     Raises:
         CheckpointError: there is no such run, or its checkpoint is damaged.
     """
-    checkpoint = read_checkpoint(find_run(run_dir) / CHECKPOINT)
+    checkpoint = read_network(run_dir)
     if not compiled:
         checkpoint = uncompiled(checkpoint)
     return Network(checkpoint).eval()
+
+
+def read_network(run_dir: str | Path) -> Checkpoint:
+    """Reads what `load` loads.
+
+    Raises:
+        CheckpointError: there is no such run, or its checkpoint is damaged.
+    """
+    if is_exported(Path(run_dir)):
+        return read_folder(Path(run_dir))
+    return read_checkpoint(find_run(run_dir) / CHECKPOINT)
 
 
 def uncompiled(checkpoint: Checkpoint) -> Checkpoint:

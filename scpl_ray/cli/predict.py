@@ -56,26 +56,23 @@ def command(
 ) -> None:
     """Answer texts and images with a finished run: label, probability, and the exit taken.
 
-    RUN is a run's folder, or its name under runs/. INPUT is a text, or a file of texts (.csv, .tsv,
-    .jsonl, .json, .parquet; .txt: one a line); for a run on images: image files, and folders of
-    them. Without --threshold or --exit the last exit answers. Files are read in a stream: they may
-    be larger than memory.
+    RUN is a run's folder, its name under runs/, or a folder of `scpl-ray export --to huggingface`.
+    INPUT is a text, or a file of texts (.csv, .tsv, .jsonl, .json, .parquet; .txt: one a line); for
+    a run on images: image files, and folders of them. Without --threshold or --exit the last exit
+    answers. Files are read in a stream: they may be larger than memory.
 
         scpl-ray predict reviews "A fine film." more.csv --threshold 0.9 --output answers.csv
 
     Exit code: 1 if there was an input that could not be read; the others are answered, and its row
     says why.
     """
-    from scpl_ray.run_folder import find_run
-
-    folder = find_run(run)
     from scpl_ray.predicting.answers import answers, rule_of
     from scpl_ray.predicting.output import check_output, json_line, writer
     from scpl_ray.predictor import Predictor
 
     if output is not None:
         check_output(output, inputs)
-    predictor = Predictor(folder)
+    predictor = Predictor(run)
     predictor.rule = rule_of(predictor.network, threshold, measure, exit_)
     labels = predictor.labels
     stream = answers(predictor, inputs, text_column, batch_size, as_text)

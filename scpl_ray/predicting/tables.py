@@ -7,6 +7,7 @@ streams too, but needs a Ray, for what one process computes here.)
 from __future__ import annotations
 
 import csv
+import glob
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ class TextTable:
         Raises:
             DataError: the rest of the file cannot be read.
         """
-        for chunk in self._chunks(_CHUNK):
+        for chunk in self._chunks(_CHUNK, [self.column]):
             for value in chunk[self.column]:
                 yield "" if value is None else value
 
@@ -61,14 +62,16 @@ class TextTable:
                 f"{', '.join(first)}.{nearest(self.column, first)}"
             )
 
-    def _chunks(self, rows: int) -> Iterator[dict[str, list[Any]]]:
+    def _chunks(
+        self, rows: int, columns: list[str] | None = None
+    ) -> Iterator[dict[str, list[Any]]]:
         from datasets import logging
 
         loud = logging.get_verbosity()
         logging.set_verbosity(logging.CRITICAL)
         try:
             with tempfile.TemporaryDirectory() as cache:
-                yield from self._open(cache).iter(rows)
+                yield from self._open(cache, columns).iter(rows)
         except Exception as error:
             cause = error.__cause__ or error
             raise DataError(
@@ -78,7 +81,7 @@ class TextTable:
         finally:
             logging.set_verbosity(loud)
 
-    def _open(self, cache: str) -> IterableDataset:
+    def _open(self, cache: str, columns: list[str] | None) -> IterableDataset:
         from datasets import Features, Value, load_dataset
 
         options = reader_options(self.suffix)
@@ -87,10 +90,11 @@ class TextTable:
             names = self._header(options.get("sep", ","))
             options["features"] = Features({name: Value("string") for name in names})
         if self.suffix == ".parquet":
-            options["batch_size"] = _CHUNK
+            # By default a whole group of rows, of any size.
+            options |= {"batch_size": _CHUNK, "columns": columns}
         return load_dataset(
             _READERS[self.suffix],
-            data_files=self.path,
+            data_files=glob.escape(self.path),
             split="train",
             streaming=True,
             cache_dir=cache,

@@ -1,0 +1,1 @@
+"""A finished run for other programs: torch.export, ONNX, a Hugging Face-style folder."""
