@@ -48,11 +48,19 @@ class Rule:
             stage: the exit's number.
             logits: [B, C], calibrated.
         """
-        if self.exits is not None and stage not in self.exits:
+        if not self.may_answer(stage):
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        return self.reached(score(logits, self.measure))
+
+    def may_answer(self, stage: int) -> bool:
+        """Whether an exit is asked at all; the last one always is."""
+        return self.exits is None or stage in self.exits
+
+    def reached(self, scores: Tensor) -> Tensor:
+        """Which of the scores, of any shape, are on the sure side of the threshold."""
         if self.measure == "confidence":
-            return logits.softmax(1).amax(1) >= self.threshold
-        return entropy(logits) <= self.threshold
+            return scores >= self.threshold
+        return scores <= self.threshold
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,11 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logs.exp() * logs).nan_to_num(0.0).sum(1)
 
 
+def score(logits: Tensor, measure: Measure) -> Tensor:
+    """How sure an exit is, [B], of its calibrated logits [B, C]; low entropy is sure."""
+    return logits.softmax(1).amax(1) if measure == "confidence" else entropy(logits)
+
+
 @torch.no_grad()
 def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
     """Answers a batch; stages see only the samples that no exit before was sure of.
@@ -95,7 +108,8 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     for stage in network.numbered():
         number = stage.spec.number
-        activation, own = network.run_stage(stage, activation)
+        asked = number == last or rule.may_answer(number)
+        activation, own = network.run_stage(stage, activation, asked)
         if own is None:
             continue
         own = rule.calibrated(number, own)
@@ -112,7 +126,7 @@ def leave_early(network: Network, inputs: Inputs, rule: Rule) -> Answers:
 
 @torch.no_grad()
 def shortcut(network: Network, inputs: Inputs, stage: int) -> Tensor:
-    """The answer of one exit, logits [B, C]; the stages behind it are not run.
+    """The answer of one exit, logits [B, C]; no other exit and no stage behind it is run.
 
     Raises:
         ValueError: that stage has no exit.
@@ -121,8 +135,9 @@ def shortcut(network: Network, inputs: Inputs, stage: int) -> Tensor:
         raise ValueError(f"stage {stage} has no exit; there are exits at stages {network.exits}")
     activation = network.activation(inputs)
     for own in network.numbered():
-        activation, logits = network.run_stage(own, activation)
-        if own.spec.number == stage:
+        asked = own.spec.number == stage
+        activation, logits = network.run_stage(own, activation, asked)
+        if asked:
             assert logits is not None
             return logits
     raise AssertionError("an exit is at one of the stages")

@@ -76,15 +76,21 @@ class Network(nn.Module):
             yield stage
 
     def run_stage(
-        self, stage: StageModule, activation: Activation
+        self, stage: StageModule, activation: Activation, answer: bool = True
     ) -> tuple[Activation, Tensor | None]:
-        """Runs one stage: (what it hands on, logits [B, num_classes] if it has an exit)."""
+        """Runs one stage: (what it hands on, logits [B, num_classes] if it has an exit).
+
+        Args:
+            stage: one of `numbered()`.
+            activation: what the stage before handed on.
+            answer: False: leave its exit head out.
+        """
         precision: AbstractContextManager[object] = nullcontext()
         if self.config.train.precision == "bf16":
             precision = torch.autocast(activation.hidden.device.type, torch.bfloat16)
         with precision:
             output = stage.run_layers(activation, None, 0)
-            head = stage.objective.exit_head
+            head = stage.objective.exit_head if answer else None
             logits = None if head is None else head(stage.reduce(output)).float()
         return stage.handed_on(output), logits
 

@@ -1,0 +1,1 @@
+"""What early exit of a trained network is worth: calibration, compute, thresholds, pictures."""
