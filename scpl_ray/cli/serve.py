@@ -21,6 +21,12 @@ from scpl_ray.cli.options import debug_option
     show_default=True,
     help="confidence: at least the threshold; entropy, in nats: at most.",
 )
+@click.option(
+    "--temperatures/--no-temperatures",
+    "wish",
+    default=None,
+    help="Use RUN/temperatures.json or not; default: if it is there.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(
@@ -71,6 +77,7 @@ def command(
     run: str,
     threshold: float | None,
     measure: str,
+    wish: bool | None,
     host: str,
     port: int,
     token: str | None,
@@ -111,9 +118,13 @@ def command(
         raise ConfigError(
             f"serve needs the package {error.name!r}: pip install 'scpl-ray[serve]'"
         ) from error
+    from scpl_ray.exiting.temperatures import in_use
     from scpl_ray.serving.listener import listening
 
+    calibration = in_use(folder, wish)
+    if calibration.said:
+        click.echo(calibration.said, err=True)
     with listening(settings) as listener:
         from scpl_ray.serving.server import serve_run
 
-        serve_run(folder, settings, listener, click.echo, debug)
+        serve_run(folder, settings, calibration.values, listener, click.echo, debug)

@@ -76,7 +76,13 @@ def make_app(served: Served, settings: Settings) -> FastAPI:
     )
     app.add_middleware(Guard, settings=settings)
     _handle_errors(app)
+    _add_predict(app, served, settings, reader)
+    _add_facts(app, served, reader)
+    _add_page(app, page(served, settings))
+    return app
 
+
+def _add_predict(app: FastAPI, served: Served, settings: Settings, reader: Reader) -> None:
     @app.post("/predict", response_model=Answers, openapi_extra=_body(reader))
     async def predict(request: Request) -> Response:
         """Answers texts or images."""
@@ -86,6 +92,8 @@ def make_app(served: Served, settings: Settings) -> FastAPI:
         answers = worded(served.run, settings.measure, options, served.info.label_names, trails)
         return Response(answers.model_dump_json(), media_type="application/json")
 
+
+def _add_facts(app: FastAPI, served: Served, reader: Reader) -> None:
     @app.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> JSONResponse:
         """Whether every stage has a replica that runs."""
@@ -107,14 +115,12 @@ def make_app(served: Served, settings: Settings) -> FastAPI:
             }
         )
 
-    made = page(served, settings)
 
+def _add_page(app: FastAPI, made: str) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         """The page on which one tries the network."""
         return HTMLResponse(made, headers=page_headers(made))
-
-    return app
 
 
 async def _ask_all(

@@ -6,14 +6,14 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from scpl_ray.checkpoint import Checkpoint, read_checkpoint
-from scpl_ray.early_exit import Rule
+from scpl_ray.early_exit import Measure, Rule
 from scpl_ray.engine.cluster import connect, disconnect
 from scpl_ray.errors import ConfigError
 from scpl_ray.run_folder import CHECKPOINT
@@ -30,6 +30,7 @@ _ONGOING = 1000
 def serve_run(
     folder: Path,
     settings: Settings,
+    temperatures: Mapping[int, float],
     listener: socket.socket,
     say: Callable[[str], None],
     debug: bool = False,
@@ -39,6 +40,7 @@ def serve_run(
     Args:
         folder: the run's.
         settings: how.
+        temperatures: of the exits, by their stage.
         listener: where requests come in.
         say: takes lines for people.
         debug: show the logs of Ray and of the front.
@@ -55,7 +57,7 @@ def serve_run(
         say(f"the cluster at {elsewhere} is left aside: serving has a Ray of its own, here")
     _connect(checkpoint, debug)
     try:
-        served = put_up(folder, checkpoint, settings)
+        served = put_up(folder, checkpoint, settings, temperatures)
         where = address(listener)
         say(f"serving {folder} at {where}")
         say(
@@ -69,7 +71,9 @@ def serve_run(
         disconnect()
 
 
-def put_up(folder: Path, checkpoint: Checkpoint, settings: Settings) -> Served:
+def put_up(
+    folder: Path, checkpoint: Checkpoint, settings: Settings, temperatures: Mapping[int, float]
+) -> Served:
     """Starts a deployment for each stage and waits until all run; Ray must have been started.
 
     Stages behind the last exit are not needed.
@@ -106,7 +110,8 @@ def put_up(folder: Path, checkpoint: Checkpoint, settings: Settings) -> Served:
             path, number, digest, last, behind, settings.max_batch, wait_s
         )
     handle = serve.run(behind, name=APPLICATION, route_prefix=None, logging_config=quiet)
-    rule = Rule(settings.threshold, "entropy" if settings.measure == "entropy" else "confidence")
+    measure: Measure = "entropy" if settings.measure == "entropy" else "confidence"
+    rule = Rule(settings.threshold, measure, temperatures)
 
     async def first(group: Group) -> Any:
         return await ask(handle, group)

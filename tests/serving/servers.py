@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ def trails(network: Network, group: Group) -> list[Trail]:
     """What `leave_early` says of a group, in the form in which the stages say it."""
     from scpl_ray.early_exit import entropy, leave_early
 
-    answers = leave_early(network, group.activation, group.rule)
+    # An exit that may not answer is not asked by `leave_early`; the stages ask it all the same.
+    rule = group.rule if group.rule.exits is None else replace(group.rule, exits=None, threshold=2)
+    answers = leave_early(network, group.activation, rule)
     found: list[Trail] = [[] for _ in answers.stages]
     for stage, (rows, logits) in sorted(answers.seen.items()):
         measured = logits.softmax(1).amax(1)
