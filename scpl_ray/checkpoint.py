@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Checkpoint:
         specs: its stages.
         step: training steps done.
         threads: CPU threads of each stage, for equal numbers.
-        weights: all tensors by global name.
+        weights: the tensors that were read, by global name.
     """
 
     config: Config
@@ -111,8 +111,12 @@ def save_checkpoint(
     return [stage["weights_sha256"] for stage in stages]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, stages: Collection[int] | None = None) -> Checkpoint:
     """Reads and verifies a checkpoint folder.
+
+    Args:
+        path: the folder.
+        stages: numbers of the stages whose weights are read; None: all.
 
     Raises:
         CheckpointError: naming the file that is missing, damaged or foreign.
@@ -123,9 +127,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if manifest["data"]["kind"] == "text":
             tokenizer = (path / TOKENIZER).read_text(encoding="utf-8")
         config, info, threads = described(manifest, tokenizer)
-        stages, step = manifest["stages"], int(manifest["step"])
-        specs = [StageSpec(s["number"], tuple(s["layers"]), s["with_exit"]) for s in stages]
-        parts = [(path / s["file"], s["file_sha256"]) for s in stages]
+        rows, step = manifest["stages"], int(manifest["step"])
+        specs = [StageSpec(s["number"], tuple(s["layers"]), s["with_exit"]) for s in rows]
+        read = [s for s in rows if stages is None or s["number"] in stages]
+        parts = [(path / s["file"], s["file_sha256"]) for s in read]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path}: damaged, or written by another version ({type(error).__name__}: "

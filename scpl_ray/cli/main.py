@@ -25,6 +25,7 @@ COMMANDS = {
     "logs": "Print the log of a job.",
     "eval": "Score the exits of a finished run, and leave early.",
     "predict": "Answer texts and images with a finished run.",
+    "serve": "Answer over HTTP with a finished run.",
     "export": "Write a finished run as torch.export, ONNX, or a Hugging Face folder.",
     "compare": "Put finished runs side by side.",
     "report": "Write an HTML page of a run, or of several.",
