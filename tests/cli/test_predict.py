@@ -14,7 +14,7 @@ from scpl_ray.errors import ConfigError, DataError
 from scpl_ray.predicting.answers import answers
 from scpl_ray.predicting.output import COLUMNS, check_output, writer
 from scpl_ray.predictor import Predictor
-from tests.helpers import cli, run_job, small_config, write_texts
+from tests.helpers import Fork, cli, run_job, small_config, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +64,19 @@ def test_texts_and_a_file(place: Path) -> None:
 
 
 def test_lines_for_people_and_exit_0(place: Path) -> None:
-    result = cli("predict", "try", "alpha beta", "--exit", "2", cwd=place)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[2:] == ["exit", "2", "alpha", "beta"]
-    assert result.stdout.split()[0] in ("neg", "pos")
+    line, summary = (
+        Fork("predict", "try", "alpha beta", "--exit", "2", cwd=place).end().splitlines()
+    )
+    assert line.split()[2:] == ["exit", "2", "alpha", "beta"]
+    assert line.split()[0] in ("neg", "pos")
+    assert summary == "1 answered (exit 2: 1)"
 
 
 def test_a_path_that_is_none(place: Path) -> None:
-    result = cli("predict", "try", "mroe.csv", "--output", "out.parquet", cwd=place)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "no file or folder 'mroe.csv'. Did you mean 'more.csv'?" in result.stderr
-    assert result.stdout == "" and not list(place.glob("*out.parquet*"))
+    run = Fork("predict", "try", "mroe.csv", "--output", "out.parquet", cwd=place)
+    assert run.wait() == 2
+    assert run.said.startswith("error: no file or folder 'mroe.csv'. Did you mean 'more.csv'?")
+    assert len(run.said.splitlines()) == 1 and not list(place.glob("*out.parquet*"))
 
 
 def test_a_file_that_breaks_off_leaves_no_output(place: Path) -> None:
@@ -135,9 +137,9 @@ def test_images_through_the_command(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (30, 20), "white").save(tmp_path / "in/a.jpg")
     (tmp_path / "in/b.png").write_text("no image")
-    result = cli("predict", "digits", "in", "--output", "out.jsonl", cwd=tmp_path)
-    assert result.returncode == 1, result.stderr
-    assert "1 answered (exit 1: 1); 1 could not be read; written to out.jsonl" in result.stderr
+    run = Fork("predict", "digits", "in", "--output", "out.jsonl", cwd=tmp_path)
+    assert run.wait() == 1, run.said
+    assert "1 answered (exit 1: 1); 1 could not be read; written to out.jsonl" in run.said
     good, bad = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
     assert good["input"] == "in/a.jpg" and good["label"] in "0123456789"
     assert bad["input"] == "in/b.png" and "not a readable image" in bad["error"]

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import scpl_ray
+from scpl_ray.data.images import resized
 from scpl_ray.early_exit import Rule, leave_early
 from scpl_ray.errors import CheckpointError, ConfigError, DataError
 from scpl_ray.predicting.answers import answers, rule_of
@@ -96,21 +97,19 @@ def test_an_unreadable_text_does_not_disturb_the_others(texts: Predictor) -> Non
 
 def test_images_are_prepared_as_in_training(digits: Predictor, tmp_path: Path) -> None:
     pixels = save_digits(tmp_path / "d", 20)
+    files = sorted((tmp_path / "d").glob("*.png"))
+    # The same picture in colour; and one that training would have had to bring to size.
+    first = Image.open(files[0])
+    large = first.resize((80, 80), Image.Resampling.BICUBIC)
+    pixels = np.concatenate([pixels, pixels[:1], resized(np.asarray(large)[None, None], 8)])
     mean, deviation = digits.network.info.pixel_stats
     inputs = torch.tensor((pixels.astype(np.float32) / 255 - mean[0]) / deviation[0])
     with torch.no_grad():
         expected = digits.network(inputs)[-1].softmax(1)
-    files = sorted((tmp_path / "d").glob("*.png"))
-    # The same picture as a file, in colour, and larger: brought to one form.
-    first = Image.open(files[0])
-    more = [first.convert("RGB"), first.resize((80, 80), Image.Resampling.NEAREST)]
-    found = [f for f in digits.images([*files, *more]) if isinstance(f, Prediction)]
-    assert len(found) == 22
-    for own, row in zip(found, expected, strict=False):
-        assert own.index == int(row.argmax())
-        assert own.probability == pytest.approx(float(row.max()), abs=1e-5)
-    assert found[20].probability == pytest.approx(found[0].probability, abs=1e-6)
-    assert found[21].index == found[0].index
+    given = [*files, first.convert("RGB"), large]
+    found = [f for f in digits.images(given) if isinstance(f, Prediction)]
+    for own, row in zip(found, expected, strict=True):
+        assert own.probabilities[own.stage] == pytest.approx(row.tolist(), abs=1e-5)
 
 
 def test_an_unreadable_image_stands_alone(digits: Predictor, tmp_path: Path) -> None:
