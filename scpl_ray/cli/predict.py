@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scpl_ray.cli.options import debug_option
+from scpl_ray.cli.options import debug_option, temperatures_option
 
 if TYPE_CHECKING:
     from scpl_ray.predicting.answers import Answer
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Default: that of evaluation in training."
 )
+@temperatures_option
 @debug_option
 def command(
     run: str,
@@ -52,6 +53,7 @@ def command(
     output: Path | None,
     as_json: bool,
     batch_size: int | None,
+    wish: bool | None,
     debug: bool,
 ) -> None:
     """Answer texts and images with a finished run: label, probability, and the exit taken.
@@ -66,6 +68,7 @@ def command(
     Exit code: 1 if there was an input that could not be read; the others are answered, and its row
     says why.
     """
+    from scpl_ray.exiting.temperatures import of_run
     from scpl_ray.predicting.answers import answers, rule_of
     from scpl_ray.predicting.output import check_output, json_line, writer
     from scpl_ray.predictor import Predictor
@@ -73,7 +76,11 @@ def command(
     if output is not None:
         check_output(output, inputs)
     predictor = Predictor(run)
-    predictor.rule = rule_of(predictor.network, threshold, measure, exit_)
+    calibration = of_run(run, wish)
+    if calibration.said:
+        click.echo(calibration.said, err=True)
+    scale = calibration.values
+    predictor.rule = rule_of(predictor.network, threshold, measure, exit_, scale)
     labels = predictor.labels
     stream = answers(predictor, inputs, text_column, batch_size, as_text)
     counts: Counter[int] = Counter()

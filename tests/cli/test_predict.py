@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from scpl_ray.early_exit import Rule
 from scpl_ray.errors import ConfigError, DataError
 from scpl_ray.predicting.answers import answers
 from scpl_ray.predicting.output import COLUMNS, check_output, writer
@@ -48,7 +49,7 @@ def test_texts_and_a_file(place: Path) -> None:
         ("xi nu mu", "more.csv", 3),
     ]
     assert rows[2]["error"] == "an empty text" and rows[2]["label"] is None
-    predictor = Predictor(place / "runs/try")
+    predictor = Predictor(place / "runs/try", Rule(0.0))
     for row, found in zip(
         [rows[0], rows[1], rows[3]],
         predictor.texts(["zeta eta", "alpha beta", "xi nu mu"]),
@@ -70,6 +71,28 @@ def test_lines_for_people_and_exit_0(place: Path) -> None:
     assert line.split()[2:] == ["exit", "2", "alpha", "beta"]
     assert line.split()[0] in ("neg", "pos")
     assert summary == "1 answered (exit 2: 1)"
+
+
+def test_temperatures_are_used_and_exported(place: Path) -> None:
+    Fork("eval", "try", "--calibrate", cwd=place).end()
+    try:
+        warm = json.loads((place / "runs/try/temperatures.json").read_text())["exits"]
+        said = Fork("predict", "try", "alpha beta", "--json", cwd=place).end()
+        assert "exits are calibrated with" in said
+        as_is = Fork("predict", "try", "alpha", "--no-temperatures", cwd=place).end()
+        assert "calibrated" not in as_is
+        predictor = Predictor(place / "runs/try")
+        predictor.rule = Rule(2.0, temperatures={e["stage"]: e["temperature"] for e in warm})
+        (wanted,) = predictor.texts(["alpha beta"])
+        row = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+        assert row["probability"] == pytest.approx(wanted.probability, abs=1e-5)
+        Fork("export", "try", "--to", "huggingface", "--output", "card", cwd=place).end()
+        again = Fork("predict", "card", "alpha beta", "--json", cwd=place).end()
+        assert "exits are calibrated with card/config.json" in again
+        other = json.loads(next(line for line in again.splitlines() if line.startswith("{")))
+        assert other["probability"] == pytest.approx(row["probability"], abs=1e-5)
+    finally:
+        (place / "runs/try/temperatures.json").unlink()
 
 
 def test_a_path_that_is_none(place: Path) -> None:
