@@ -50,6 +50,12 @@ NARROW = {
     "resnet18": [4, 8, 16, 32],
     "vanillacnn": [2] * 4 + [4] * 4,
 }
+SMALL_HEADS = [
+    "local.projection_head.hidden=8",
+    "local.projection_head.out=8",
+    "local.exit_head.hidden=8",
+    "local.associated.width=8",
+]
 WIDE = ["vgg8_cifar100_scpl", "resnet18_tiny_imagenet_ee", "vanillacnn_cifar10_bp"]
 Batch = tuple[Activation, Tensor]
 
@@ -213,7 +219,8 @@ def test_a_vision_experiment_learns_from_two_batches(path: Path) -> None:
     """At a sixteenth of its width; that it fits at full width is asked without memory."""
     plain = load_config(path)
     full_width(plain)
-    settings = load_config(path, [f"model.channels={NARROW[plain.model.kind]}"])
+    narrow = [f"model.channels={NARROW[plain.model.kind]}", *SMALL_HEADS]
+    settings = load_config(plain, narrow)
     info = facts(settings)
     learn_twice(settings, info, [image_pairs(info, 0), image_pairs(info, 1)])
 
@@ -256,9 +263,7 @@ def test_accumulation_and_reduction_run_through(
     for way, key in (("accumulate", "grow_at"), ("reduce", "shrink_at")):
         quick = [
             f"model.channels={NARROW['vgg8']}",
-            "local.projection_head.hidden=8",
-            "local.projection_head.out=8",
-            "local.exit_head.hidden=8",
+            *SMALL_HEADS,
             f"elastic.{key}.epoch=[1,2,3]",
             f"data.path={tmp_path}",
             f"output.dir={tmp_path}",
