@@ -95,8 +95,9 @@ def command(
     RUN is a run's folder, or its name under runs/. Each stage is a deployment of Ray Serve; a
     sample leaves at the first exit that is sure, and only the others travel on.
 
-        curl -H 'Content-Type: application/json' -d '{"inputs": ["a great film"]}'
-        http://127.0.0.1:8000/predict
+    \b
+        curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' \\
+          -d '{"inputs": ["a great film"]}'
     """
     from scpl_ray.errors import ConfigError
     from scpl_ray.serving.settings import Limits, Settings
@@ -112,7 +113,7 @@ def command(
     folder = find_run(run)  # said before torch and Ray are imported
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
