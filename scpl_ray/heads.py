@@ -56,8 +56,16 @@ def projection_head(config: ProjectionHeadConfig, features: int, style: str) -> 
 
 
 def exit_head(config: ExitHeadConfig, features: int, classes: int, style: str) -> nn.Module:
-    """Builds an exit head, [B, features] -> logits [B, classes]; Tanh for text, else Sigmoid."""
-    hidden = config.hidden or features
+    """Builds an exit head, [B, features] -> logits [B, classes]; Tanh for text, else Sigmoid.
+
+    Args:
+        config: kind and width.
+        features: width of r_k.
+        classes: number of classes.
+        style: "text" (default width: features) or "image" (512).
+    """
+    # As wide as a feature map it would have 1e9 weights behind the first stage of VGG8.
+    hidden = config.hidden or (features if style == "text" else 512)
     squash: nn.Module = nn.Tanh() if style == "text" else nn.Sigmoid()
     if config.kind == "linear":
         return nn.Linear(features, classes)

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from scpl_ray.bench.baselines import KINDS, baseline
+from scpl_ray.bench.baselines import baseline
+from scpl_ray.bench.kinds import KINDS, PIPELINED, check_kind, micro_batches
 from scpl_ray.bench.pipeline import Streaming
 from scpl_ray.config import Config
 from scpl_ray.engine.pipeline import RayEngine
-from scpl_ray.errors import ConfigError
 from scpl_ray.models.registry import build_model
 from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
-
-_MICRO = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -44,23 +42,6 @@ class Compared:
         return [b / o for b, o in zip(self.steps_ms[kind], self.ours_ms, strict=True)]
 
 
-def micro_batches(kind: str, batch: int, stages: int) -> list[int]:
-    """Numbers of micro-batches to try; torch's 1F1B takes no fewer than there are stages.
-
-    Raises:
-        ConfigError: the batch cannot be divided so.
-    """
-    least = stages if kind == "1f1b" else 1
-    sizes = [m for m in _MICRO if m >= least and batch % m == 0]
-    if not sizes:
-        known = ", ".join(str(m) for m in _MICRO if m >= least)
-        raise ConfigError(
-            f"train.batch_size: {batch} cannot be divided into {least} or more micro-batches of "
-            f"{kind}; allowed: a multiple of one of {known}"
-        )
-    return sizes
-
-
 def compare(config: Config, steps: int, repeats: int) -> Compared:
     """Runs the pipeline and each baseline in turns.
 
@@ -82,7 +63,9 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         ready = engine.prepare_data()
         names = build_model(config, ready.info).names
         specs = plan_stages(config, partition(names, config.stages))
-        for kind in ("gpipe", "1f1b"):
+        for kind in KINDS:
+            check_kind(kind, config, [spec.layers for spec in specs])
+        for kind in PIPELINED:
             short = max(4, steps // 4)
             sizes = micro_batches(kind, config.train.batch_size, len(specs))
             tried[kind] = {m: baseline(kind, config, specs, short, m).step_ms for m in sizes}

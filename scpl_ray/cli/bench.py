@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from scpl_ray.cli.bench_methods import check_files, run, tell_tried
 from scpl_ray.cli.options import Seconds, debug_option, emit
 
 if TYPE_CHECKING:
@@ -23,11 +25,31 @@ if TYPE_CHECKING:
     "--scaling", "what", flag_value="scaling", help="The overhead of 2, 4, 8 and 16 tiny stages."
 )
 @click.option(
-    "--compare", "what", flag_value="compare", help="The step against BP, GPipe and 1F1B."
+    "--compare",
+    "what",
+    flag_value="compare",
+    help="The step against BP, GPipe, 1F1B and zero-bubble.",
 )
 @click.option("--options", "what", flag_value="options", help="What each option is worth.")
 @click.option("--growth", "what", flag_value="growth", help="What it costs that a stage joins.")
 @click.option("--snapshots", "what", flag_value="snapshots", help="What snapshots cost.")
+@click.option(
+    "--methods",
+    metavar="LIST",
+    help="Train and score these methods: bp, bp-one-core, gpipe, 1f1b, zero-bubble, scpl, ...",
+)
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="With --methods: write the table as Markdown too.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE.png",
+    help="With --methods: draw accuracy by exit, and speed.",
+)
 @click.option(
     "--turn", type=Seconds(), default="60s", show_default=True, help="A turn of --snapshots."
 )
@@ -48,6 +70,9 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
     what: str,
+    methods: str | None,
+    markdown: Path | None,
+    plot: Path | None,
     steps: int,
     repeats: int,
     span: float,
@@ -69,8 +94,16 @@ def command(
     of about a millisecond.
 
     --compare: end-to-end backpropagation over the same layers on the same cores, in turns: in one
-    process with one thread and with all, and as GPipe and 1F1B (torch.distributed.pipelining) with
-    their best number of micro-batches.
+    process with one thread and with all, and as GPipe, 1F1B and zero-bubble
+    (torch.distributed.pipelining) with their best number of micro-batches.
+
+    --methods: trains the network by each method for the config's epochs with the same data,
+    batches, optimizer and seeds (--repeats of them), scores all exits, and puts accuracy, time,
+    memory and waiting side by side. bp: one process with all cores; bp-one-core: with one thread;
+    gpipe, 1f1b, zero-bubble: torch.distributed.pipelining, one process a stage, micro-batches by
+    trial; bp-stages and the methods of `train` (scpl, dascpl, ee, ...): through Ray.
+
+        scpl-ray bench CONFIG --methods bp,gpipe,1f1b,scpl,dascpl --repeats 3 --plot all.png
 
     --options: the slowest stage alone with compile, channels_last, fused and keep_freed_memory
     against without, one option at a time, in turns.
@@ -90,7 +123,20 @@ def command(
     if config is not None and "=" in config:
         overrides = (config, *overrides)
         config = None
-    if what == "growth":
+    if methods is None and (markdown is not None or plot is not None):
+        raise click.UsageError("--markdown and --plot go with --methods")
+    if methods is not None:
+        from scpl_ray.bench.methods import read_names
+
+        if what != "pipeline":
+            raise click.UsageError(f"--methods does not go with --{what}")
+        if config is None:
+            raise click.UsageError("--methods trains to the end: say what, by a CONFIG")
+        names = read_names(methods)
+        check_files(markdown, plot)
+        resolved = load_config(config, overrides)
+        run(_cut(resolved), names, repeats, markdown, plot, as_json, debug)
+    elif what == "growth":
         from scpl_ray.bench.model import default_for_growth
 
         base = config if config is not None else default_for_growth()
@@ -202,9 +248,7 @@ def _compare(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:
         click.echo(json.dumps(dataclasses.asdict(found), indent=2))
         return
     emit(compare_table(resolved.name, found))
-    for kind, tried in found.tried_ms.items():
-        each = ", ".join(f"{m}: {ms:.1f} ms" for m, ms in tried.items())
-        click.echo(f"{kind}, by micro-batches: {each}")
+    tell_tried(found.tried_ms)
 
 
 def _options(resolved: Config, steps: int, repeats: int, as_json: bool) -> None:

@@ -32,9 +32,10 @@ class Row:
         method: of learning.
         runs: how many.
         exits: test accuracy by stage, 0 to 1.
+        validation: the same on the validation split; empty: none was held out.
         epoch_s: seconds an epoch.
         samples_per_s: training samples a second.
-        speed_up: samples a second / the first row's.
+        speed_ups: samples a second / another row's, by that row's name.
         memory_mib: of its fullest stage; None: not recorded.
         idle: share of the time in which stages waited; None: not recorded.
     """
@@ -43,9 +44,10 @@ class Row:
     method: str
     runs: int
     exits: dict[int, Figure]
+    validation: dict[int, Figure]
     epoch_s: Figure
     samples_per_s: Figure
-    speed_up: float
+    speed_ups: dict[str, Figure]
     memory_mib: Figure | None
     idle: Figure | None
 
@@ -63,26 +65,49 @@ def figure(values: Sequence[float | None]) -> Figure | None:
     return Figure(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
 
 
-def rows_of(groups: Sequence[Sequence[Run]]) -> list[Row]:
-    """One row for each group of repetitions."""
-    first = statistics.fmean(run.samples_per_s for run in groups[0])
-    return [_row(runs, first) for runs in groups]
+def rows_of(groups: Sequence[Sequence[Run]], bases: Sequence[int] = (0,)) -> list[Row]:
+    """One row for each group of repetitions.
+
+    Args:
+        groups: the repetitions.
+        bases: whose speed the others are held against, by their places.
+    """
+    return [_row(runs, [groups[i] for i in bases]) for runs in groups]
 
 
-def _row(runs: Sequence[Run], first: float) -> Row:
-    stages = sorted({stage for run in runs for stage in run.accuracy})
-    exits = {stage: figure([run.accuracy.get(stage) for run in runs]) for stage in stages}
+def _exits(accuracies: Sequence[dict[int, float]]) -> dict[int, Figure]:
+    stages = sorted({stage for accuracy in accuracies for stage in accuracy})
+    exits = {stage: figure([accuracy.get(stage) for accuracy in accuracies]) for stage in stages}
+    return {stage: value for stage, value in exits.items() if value is not None}
+
+
+def _speed_up(runs: Sequence[Run], base: Sequence[Run]) -> Figure | None:
+    """Of repetitions that went in turns, turn by turn: both sides then saw the same machine."""
+    mean = statistics.fmean(run.samples_per_s for run in base)
+    paired = len(runs) == len(base)
+    against = [run.samples_per_s for run in base] if paired else [mean] * len(runs)
+    pairs = zip(runs, against, strict=True)
+    return figure([run.samples_per_s / speed if speed > 0 else None for run, speed in pairs])
+
+
+def _plain_name(runs: Sequence[Run]) -> str:
+    return re.sub(r"-seed\d+$", "", runs[0].name)
+
+
+def _row(runs: Sequence[Run], bases: Sequence[Sequence[Run]]) -> Row:
+    speed_ups = {_plain_name(base): _speed_up(runs, base) for base in bases}
     epoch_s = figure([run.epoch_s for run in runs])
     samples = figure([run.samples_per_s for run in runs])
     assert epoch_s is not None and samples is not None
     return Row(
-        re.sub(r"-seed\d+$", "", runs[0].name),
+        _plain_name(runs),
         str(runs[0].config.get("method")),
         len(runs),
-        {stage: value for stage, value in exits.items() if value is not None},
+        _exits([run.accuracy for run in runs]),
+        _exits([run.validation for run in runs]),
         epoch_s,
         samples,
-        samples.mean / first if first > 0 else 0.0,
-        figure([run.memory_mib for run in runs]),
+        {name: value for name, value in speed_ups.items() if value is not None},
+        figure([max(run.memory_mib, default=None) for run in runs]),
         figure([run.idle for run in runs]),
     )

@@ -26,9 +26,10 @@ class Run:
         name: its name.
         config: the resolved tree.
         accuracy: on the test split, by stage.
+        validation: accuracy on the validation split, by stage; empty: none was held out.
         epoch_s: seconds of training an epoch, evaluation included.
         samples_per_s: training samples a second.
-        memory_mib: of the stage that took most; None: not recorded.
+        memory_mib: the most of each stage; empty: not recorded.
         idle: share of the time in which stages waited, mean of the stages; None: not recorded.
     """
 
@@ -36,9 +37,10 @@ class Run:
     name: str
     config: dict[str, Any]
     accuracy: dict[int, float]
+    validation: dict[int, float]
     epoch_s: float
     samples_per_s: float
-    memory_mib: float | None
+    memory_mib: tuple[float, ...]
     idle: float | None
 
     @property
@@ -60,11 +62,14 @@ def read_run(path: str | Path) -> Run:
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        accuracy = {
-            int(row["stage"]): float(row["test_accuracy"])
-            for row in summary["exits"]
-            if row["test_accuracy"] is not None
-        }
+        accuracy, validation = (
+            {
+                int(row["stage"]): float(row[key])
+                for row in summary["exits"]
+                if row.get(key) is not None
+            }
+            for key in ("test_accuracy", "validation_accuracy")
+        )
         epochs = max(1, int(summary["epochs"]))
         seconds, speed = float(summary["train_seconds"]), float(summary["samples_per_second"])
     except FileNotFoundError:
@@ -75,14 +80,16 @@ def read_run(path: str | Path) -> Run:
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(f"{folder}: cannot be read as a run: {error}") from error
     memory, idle = _stages(folder / METRICS)
-    return Run(folder, config["name"], config, accuracy, seconds / epochs, speed, memory, idle)
+    return Run(
+        folder, config["name"], config, accuracy, validation, seconds / epochs, speed, memory, idle
+    )
 
 
-def _stages(path: Path) -> tuple[float | None, float | None]:
-    """The most memory of a stage, and the mean share of waiting."""
+def _stages(path: Path) -> tuple[tuple[float, ...], float | None]:
+    """The most memory of each stage, and the mean share of waiting."""
     if not path.is_file():
-        return None, None
-    most = 0.0
+        return (), None
+    most: dict[int, float] = {}
     waited: dict[int, float] = {}
     busy: dict[int, float] = {}
     with path.open(encoding="utf-8") as lines:
@@ -93,11 +100,12 @@ def _stages(path: Path) -> tuple[float | None, float | None]:
                 continue  # the last line of a run that was killed
             for one in row.get("stages", ()):
                 stage = one["stage"]
-                most = max(most, one.get("memory_mib") or 0.0)
+                most[stage] = max(most.get(stage, 0.0), one.get("memory_mib") or 0.0)
                 waited[stage] = waited.get(stage, 0.0) + (one.get("waiting_s") or 0.0)
                 busy[stage] = busy.get(stage, 0.0) + one["forward_s"] + one["update_s"]
     shares = [waited[s] / (waited[s] + busy[s]) for s in busy if waited[s] + busy[s] > 0]
-    return most or None, sum(shares) / len(shares) if shares else None
+    recorded = tuple(most[stage] for stage in sorted(most)) if any(most.values()) else ()
+    return recorded, sum(shares) / len(shares) if shares else None
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:

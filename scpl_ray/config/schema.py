@@ -137,7 +137,7 @@ class ExitHeadConfig(Section):
     """The local classifier."""
 
     kind: HeadKind = "mlp"
-    hidden: Positive | None = Field(None, description="default: stage width")
+    hidden: Positive | None = Field(None, description="default: text: stage width; images: 512")
     detach: bool = Field(True, description="false: its gradient also trains the stage")
 
 

@@ -97,11 +97,13 @@ def open_image(image: str | Path | Image, channels: int = 3) -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    given = isinstance(image, Image.Image)
-    name = "it" if given else str(image)
+    name = str(image) if isinstance(image, str | Path) else "it"
     opened: AbstractContextManager[Image.Image]
     try:
-        opened = contextlib.nullcontext(image) if given else Image.open(image)
+        if isinstance(image, str | Path):
+            opened = Image.open(image)
+        else:
+            opened = contextlib.nullcontext(image)
         with opened as file:
             if file.mode in _DEEP:
                 raise UnreadableImageError(

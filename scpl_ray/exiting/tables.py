@@ -190,7 +190,7 @@ def sweep_text(swept: Swept, split: str) -> str:
     if split == CHOSEN_ON:
         return f"{text}; chosen and reported on the same samples, so better than it will be"
     points, timed = 100 * (best.accuracy - sweep.last), swept.timed[best.threshold]
-    change = "the last exit's"
+    change = "which is the last exit's"
     if abs(points) > 1e-6:
         change = f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the last exit's"
     return (

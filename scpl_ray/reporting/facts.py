@@ -30,6 +30,7 @@ def facts_of(told: Told) -> dict[str, Any]:
             "stages": _stages(told),
             "failures": [_failure(row) for row in told.summary.get("failures", ())],
             "traced": told.traced,
+            "summarized": bool(told.summary),
             "engine": str((told.config.get("pipeline") or {}).get("engine")),
             "changed_keys": changed_keys(told.config),
             "config_text": told.config_text,
@@ -43,7 +44,14 @@ def facts_of(told: Told) -> dict[str, Any]:
 
 
 def marks_of(told: Told) -> list[tuple[int, str]]:
-    """Step and mark of each change, for pictures: +3 joined, -3 left."""
+    """Step and mark of each change, for pictures: +3 joined, -3 left.
+
+    Of a run without a summary: the first step of each stage that was not there from the start.
+    """
+    if not told.summary:
+        firsts = {n: stage.steps[0] for n, stage in told.history.stages.items()}
+        start = min(firsts.values(), default=0)
+        return [(step, f"+{number}") for number, step in firsts.items() if step > start]
     return [
         (int(row["step"]), f"{sign}{int(row['stage'])}")
         for key, sign in (("grown", "+"), ("shrunk", "-"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scpl_ray.comparing.plot import COLOURS
+from scpl_ray.comparing.plot import COLOURS, short
 from scpl_ray.reporting.history import History
 from scpl_ray.trace_plot import PART_COLOURS
 
@@ -95,7 +95,7 @@ def draw_last_exits(axes: Any, runs: Sequence[tuple[str, History]]) -> None:
         last = [one for one in history.evaluations if one.split == "validation" and one.accuracies]
         at = [history.epochs(one.step) for one in last]
         values = [100 * one.accuracies[max(one.accuracies)] for one in last]
-        axes.plot(at, values, color=colour(i), marker="o", ms=3.5, lw=1.6, label=name)
+        axes.plot(at, values, color=colour(i), marker="o", ms=3.5, lw=1.6, label=short(name))
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlabel("epochs")
     _plain(axes)

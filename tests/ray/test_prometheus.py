@@ -15,6 +15,8 @@ from prometheus_client.samples import Sample
 
 import scpl_ray
 from scpl_ray.callbacks import to_prometheus
+from scpl_ray.config import load_config
+from scpl_ray.engine import cluster
 from scpl_ray.exits import ExitResult
 from scpl_ray.report import Reporter
 from tests.helpers import small_config
@@ -40,13 +42,14 @@ class Scraper(Reporter):
 
     def evaluated(self, split: str, epoch: int, exits: list[ExitResult]) -> None:
         deadline = time.monotonic() + 30
-        while split == "test" and time.monotonic() < deadline:
+        while self.url and split == "test" and time.monotonic() < deadline:
             time.sleep(0.5)
             with urllib.request.urlopen(self.url, timeout=10) as answer:
                 text = answer.read().decode()
             found = [s for f in text_string_to_metric_families(text) for s in f.samples]
             self.samples = [s for s in found if s.name.startswith("ray_scpl_ray_")]
-            if any(s.labels.get("split") == "test" for s in self.samples):
+            # The callbacks hear of the test split after this listener.
+            if any(s.labels.get("split") == "train" for s in self.samples):
                 return
 
 
@@ -78,12 +81,12 @@ def test_the_figures_are_there(scraped: tuple[Any, Scraper]) -> None:
         strict=True,
     )
     assert all(busy.value + waiting.value == pytest.approx(1.0) for busy, waiting in shares)
-    tested = {
+    scored = {
         int(s.labels["stage"]): s.value
         for s in by_name["scpl_ray_exit_accuracy"]
-        if s.labels["split"] == "test"
+        if s.labels["split"] == "train"
     }
-    assert tested == {r["stage"]: pytest.approx(r["test_accuracy"]) for r in run.summary["exits"]}
+    assert scored == {r["stage"]: pytest.approx(r["train_accuracy"]) for r in run.summary["exits"]}
     (samples,) = by_name["scpl_ray_samples_total"]
     assert samples.value == 2 * run.summary["data"]["train"]
 
@@ -111,3 +114,30 @@ def test_the_dashboard_names_what_is_exported(scraped: tuple[Any, Scraper]) -> N
             used |= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"]))))
             used |= set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
             assert used <= labels[name], (panel["title"], used)
+
+
+@pytest.mark.parametrize(
+    ("asked", "address", "exported"),
+    [
+        ("auto", None, False),
+        ("auto", "local", False),
+        ("auto", "10.0.0.1:6379", True),
+        (True, None, True),
+        (False, "10.0.0.1:6379", False),
+    ],
+)
+def test_when_figures_are_exported(
+    asked: Any, address: str | None, exported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = {"output": {"prometheus": asked}, "resources": {"address": address}}
+    assert cluster.exports(load_config(config)) is exported
+
+
+def test_the_local_engine_has_no_ray(texts: Path, tmp_path: Path) -> None:
+    tree = small_config(texts, tmp_path, pipeline__engine="local", output__prometheus=True)
+    scraper = Scraper()
+    scpl_ray.train(tree, reporter=scraper)
+    assert scraper.notices == [
+        "output.prometheus has no effect with pipeline.engine=local: Ray exports them"
+    ]

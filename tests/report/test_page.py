@@ -15,12 +15,14 @@ import yaml
 import scpl_ray
 from scpl_ray.errors import CheckpointError, ConfigError
 from scpl_ray.report import Reporter
+from scpl_ray.reporting.facts import marks_of
 from scpl_ray.reporting.history import read_history
 from scpl_ray.reporting.page import write_report
+from scpl_ray.reporting.reading import read_told
 from tests.helpers import cli, small_config, write_texts
 
 _VOID = {"meta", "br", "img", "link", "hr", "input"}
-_HOSTILE = "<script>alert(1)</script>\"'$\\frac{&"
+_HOSTILE = "<script>alert(1)</script>\"'$\\frac{$&"
 
 
 class Page(HTMLParser):
@@ -159,6 +161,9 @@ def test_a_run_that_has_not_ended(runs: Path, tmp_path: Path) -> None:
     page = page_of(write_report([run]))
     words = page.all_words()
     assert "This run is not finished." in words and "trace.json in its folder" in words
+    assert "Not recorded yet: the run has no summary." in words
+    grown = json.loads((runs / "grown/summary.json").read_text())["grown"]
+    assert marks_of(read_told(run)) == [(grown[0]["step"], "+3")]
     assert read_history(run).steps == read_history(runs / "grown").steps
     both = page_of(write_report([run, runs / "plain"], tmp_path / "both.html")).all_words()
     assert "Not scored yet, so not in the table: grown" in both

@@ -48,12 +48,13 @@ def test_repetitions_share_a_row(tmp_path: Path) -> None:
     assert last is not None and last.mean == pytest.approx(0.62)
     assert last.deviation == pytest.approx(statistics.stdev([0.61, 0.62, 0.63]))
     assert rows[0].epoch_s.mean == pytest.approx(11.0)
-    assert rows[1].exits[1].deviation is None and rows[1].speed_up == 1.0
+    assert rows[1].exits[1].deviation is None
+    assert rows[1].speed_ups["a"].mean == pytest.approx(1.0)
 
 
 def test_memory_is_of_the_fullest_stage_and_waiting_of_all(tmp_path: Path) -> None:
     run = read_run(make(tmp_path, "a", 1, [0.5]))
-    assert run.memory_mib == 300.0
+    assert run.memory_mib == (300.0, 200.0)
     assert run.idle == pytest.approx((0.1 / 0.4 + 0.3 / 0.4) / 2)
 
 

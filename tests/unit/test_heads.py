@@ -70,7 +70,7 @@ def test_batchnorm_places() -> None:
 def test_exit_widths(kind: str, style: str, hidden: int | None) -> None:
     head = exit_head(ExitHeadConfig(kind=kind, hidden=hidden), 24, 3, style)
     assert head(torch.randn(4, 24)).shape == (4, 3)
-    inner = hidden or 24
+    inner = hidden or (24 if style == "text" else 512)
     assert linears(head) == ([(24, 3)] if kind == "linear" else [(24, inner), (inner, 3)])
 
 
