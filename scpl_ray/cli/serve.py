@@ -6,8 +6,15 @@ import click
 
 from scpl_ray.cli.options import debug_option
 
+EXAMPLES = """\b
+Examples:
+  SCPL_RAY_TOKEN=$(openssl rand -hex 16) scpl-ray serve RUN --host 0.0.0.0
+  curl -H 'Content-Type: application/json' -d '{"inputs": ["a great film"]}' \\
+    http://127.0.0.1:8000/predict
+"""
 
-@click.command("serve")
+
+@click.command("serve", epilog=EXAMPLES)
 @click.argument("run")
 @click.option(
     "--threshold",
@@ -94,10 +101,6 @@ def command(
 
     RUN is a run's folder, or its name under runs/. Each stage is a deployment of Ray Serve; a
     sample leaves at the first exit that is sure, and only the others travel on.
-
-    \b
-        curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' \\
-          -d '{"inputs": ["a great film"]}'
     """
     from scpl_ray.errors import ConfigError
     from scpl_ray.serving.settings import Limits, Settings
