@@ -68,7 +68,7 @@ def command(
     from scpl_ray.config import load_config
     from scpl_ray.planning.devices import find_device
     from scpl_ray.planning.links import Link, parse_latency, parse_rate
-    from scpl_ray.planning.plan import make_plan
+    from scpl_ray.planning.plan import check_plannable, make_plan
     from scpl_ray.planning.prediction import Wish
 
     if profile and (device_name or costs_file):
@@ -81,6 +81,7 @@ def command(
     call_s = parse_latency(call_overhead, "--call-overhead")
     device = None if device_name is None else find_device(device_name)
     resolved = load_config(config, overrides)
+    check_plannable(resolved)
     costs, steps, here = _costs(resolved, costs_file, device, stages)
     if samples is not None:
         size, drop = resolved.train.batch_size, resolved.train.drop_last

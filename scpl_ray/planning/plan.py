@@ -21,6 +21,20 @@ from scpl_ray.planning.simulation import Schedule, StageTimes, simulate
 from scpl_ray.stage_facts import StageStats
 
 
+def check_plannable(config: Config) -> None:
+    """Checks what needs no costs.
+
+    Raises:
+        ConfigError: the method's stages wait for each other.
+    """
+    if is_end_to_end(config.method):
+        raise ConfigError(
+            f"method: {config.method!r} trains end to end, and the plan is of stages that do not "
+            "wait for each other; it has rows for BP, GPipe, 1F1B and zero bubble beside a method "
+            "with local losses, so give one (method=scpl)"
+        )
+
+
 def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     """Predicts.
 
@@ -29,12 +43,6 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     """
     notes = []
     have = len(costs.layers)
-    if is_end_to_end(config.method) and have > 1:
-        raise ConfigError(
-            f"method: {config.method!r} trains end to end, and the plan is of stages that do not "
-            "wait for each other; it has rows for BP, GPipe, 1F1B and zero bubble beside a method "
-            "with local losses, so give one (method=scpl)"
-        )
     if config.replicas == "auto":
         raise ConfigError("replicas: auto is found when training starts; give numbers to predict")
     for number, count in sorted(config.replicas.items()):

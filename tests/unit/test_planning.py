@@ -337,6 +337,11 @@ def test_a_model_that_does_not_go_on(config: str, tmp_path: Path) -> None:
     assert isinstance(done.exception, ConfigError) and "allowed: 1 to 4" in str(done.exception)
 
 
+def test_stages_that_wait_for_each_other_are_refused(config: str, tmp_path: Path) -> None:
+    done = call(config, "method=bp", "--costs", costs_file(tmp_path))
+    assert isinstance(done.exception, ConfigError) and "method=scpl" in str(done.exception)
+
+
 def test_the_profile_and_the_check(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are measured in a process of their own; the real pipeline is not run here."""
     from scpl_ray.bench import pipeline
