@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scpl_ray.cli.options import debug_option, emit
+from scpl_ray.cli.options import debug_option, emit, temperatures_option
 
 if TYPE_CHECKING:
     from scpl_ray.exiting.look import Look, Swept
@@ -59,12 +59,7 @@ Examples:
     help="Also draw the sweep.",
 )
 @click.option("--calibrate", is_flag=True, help="Fit temperatures on validation; keep them.")
-@click.option(
-    "--temperatures/--no-temperatures",
-    "wish",
-    default=None,
-    help="Use RUN/temperatures.json or not; default: if it is there.",
-)
+@temperatures_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(

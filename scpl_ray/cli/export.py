@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from scpl_ray.cli.options import debug_option
+from scpl_ray.cli.options import debug_option, temperatures_option
 
 
 @click.command("export")
@@ -31,8 +31,11 @@ from scpl_ray.cli.options import debug_option
     metavar="ID",
     help="Of the weights, for the model card: apache-2.0, cc-by-4.0 and so on.",
 )
+@temperatures_option
 @debug_option
-def command(run: str, to: Any, output: Path, overwrite: bool, license_: str, debug: bool) -> None:
+def command(
+    run: str, to: Any, output: Path, overwrite: bool, license_: str, wish: bool | None, debug: bool
+) -> None:
     """Write a finished run for other programs, and compare it with the network.
 
     RUN is a run's folder, or its name under runs/.
@@ -51,9 +54,14 @@ def command(run: str, to: Any, output: Path, overwrite: bool, license_: str, deb
 
         scpl-ray export reviews --to onnx --output reviews.onnx
     """
+    from scpl_ray.exiting.temperatures import in_use
     from scpl_ray.exporting.export import export
+    from scpl_ray.run_folder import find_run
 
-    made = export(run, to, output, overwrite=overwrite, license=license_)
+    found = in_use(find_run(run), wish)
+    if found.said:
+        click.echo(found.said, err=True)
+    made = export(run, to, output, overwrite=overwrite, license=license_, temperatures=found.values)
     for line in made.said:
         click.echo(f"note: {line}", err=True)
     click.echo(

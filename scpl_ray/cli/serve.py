@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scpl_ray.cli.options import debug_option
+from scpl_ray.cli.options import debug_option, temperatures_option
 
 
 @click.command("serve")
@@ -21,12 +21,7 @@ from scpl_ray.cli.options import debug_option
     show_default=True,
     help="confidence: at least the threshold; entropy, in nats: at most.",
 )
-@click.option(
-    "--temperatures/--no-temperatures",
-    "wish",
-    default=None,
-    help="Use RUN/temperatures.json or not; default: if it is there.",
-)
+@temperatures_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(

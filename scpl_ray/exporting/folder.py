@@ -107,6 +107,12 @@ def read_folder(folder: Path) -> Checkpoint:
         ) from error
 
 
+def noted_temperatures(folder: Path) -> dict[int, float]:
+    """Temperatures of the exits that an exported folder holds, by the number of the stage."""
+    tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return {int(stage): float(t) for stage, t in tree.get("temperatures", {}).items()}
+
+
 def portable_config(checkpoint: Checkpoint) -> Config:
     """The config without paths of this machine; a network of `transformers` by its options."""
     config = checkpoint.config

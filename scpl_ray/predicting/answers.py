@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scpl_ray.early_exit import Measure, Rule
-from scpl_ray.errors import ConfigError
+from scpl_ray.errors import CheckpointError, ConfigError
+from scpl_ray.exiting.temperatures import Temperatures, in_use
+from scpl_ray.exporting.folder import is_exported, noted_temperatures
 from scpl_ray.network import Network
 from scpl_ray.predicting.inputs import Item, Source, find_sources
 from scpl_ray.predictor import Prediction, Predictor, Result, last_exit
+from scpl_ray.run_folder import find_run
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Answer:
         return row | {"label": None, "probability": None, "exit": None, "error": result.error}
 
     def tree(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The row, and what each exit would have said that saw the input.
+        """The row, and what each exit said that was asked.
 
         Args:
             labels: names of the classes.
@@ -81,7 +85,7 @@ def predict(
         threshold: leave at the first exit that is sure; None: the last exit answers.
         measure: of sureness; see `Rule`.
         exit: this exit answers, the stages behind it are not run.
-        temperatures: by the number of the exit's stage.
+        temperatures: by the number of the exit's stage; default: the run's, where it is calibrated.
         text_column: of tables; default: that of training.
         batch_size: default: that of evaluation in training.
         as_text: every input is a text, even one that names a file.
@@ -93,6 +97,11 @@ def predict(
         UserError: a run, a path or a rule that cannot be used. It comes before the first answer,
             but for a file that is damaged further down.
     """
+    if temperatures is None:
+        found = temperatures_of(run)
+        if found.said and not found.values:
+            warnings.warn(found.said, stacklevel=2)
+        temperatures = found.values
     predictor = Predictor(run)
     predictor.rule = rule_of(predictor.network, threshold, measure, exit, temperatures)
     return answers(predictor, [str(i) for i in inputs], text_column, batch_size, as_text)
@@ -118,6 +127,27 @@ def _stream(predictor: Predictor, sources: Sequence[Source], batch_size: int) ->
     while batch := list(itertools.islice(items, batch_size)):
         found = answer([item.value for item in batch])
         yield from (Answer(item, own) for item, own in zip(batch, found, strict=True))
+
+
+def temperatures_of(run: str | Path, wish: bool | None = None) -> Temperatures:
+    """Which temperatures are in use: the run's, or those that an exported folder holds.
+
+    Args:
+        run: as of `predict`.
+        wish: True: there must be some; False: none; None: those that there are.
+
+    Raises:
+        CheckpointError: there is no such run; or they are wished for, and it has none.
+    """
+    if not is_exported(Path(run)):
+        return in_use(find_run(run), wish)
+    values = {} if wish is False else noted_temperatures(Path(run))
+    if wish and not values:
+        raise CheckpointError(
+            f"{run} holds no temperatures; export the run again after scpl-ray eval --calibrate"
+        )
+    said = f"exits are calibrated as {run} says (--no-temperatures leaves it out)"
+    return Temperatures(values, said if values else "")
 
 
 def rule_of(

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from scpl_ray.early_exit import Rule
 from scpl_ray.errors import ConfigError, DataError
 from scpl_ray.predicting.answers import answers
 from scpl_ray.predicting.output import COLUMNS, check_output, writer
@@ -48,7 +49,7 @@ def test_texts_and_a_file(place: Path) -> None:
         ("xi nu mu", "more.csv", 3),
     ]
     assert rows[2]["error"] == "an empty text" and rows[2]["label"] is None
-    predictor = Predictor(place / "runs/try")
+    predictor = Predictor(place / "runs/try", Rule(0.0))
     for row, found in zip(
         [rows[0], rows[1], rows[3]],
         predictor.texts(["zeta eta", "alpha beta", "xi nu mu"]),
