@@ -16,21 +16,24 @@ METHODS = {
     "bp": "Backpropagation end to end, through the same stages",
     "bp_p": "Backpropagation end to end, and at every stage an exit that listens in",
     "ee": "Early Exit: each stage learns from its own exit",
+    "al": "Associated learning: what each stage gives meets a code of the label",
     "scpl": "SCPL: a contrastive loss at each stage, one exit at the end",
     "dascpl": "DASCPL: a contrastive loss and a detached exit at each stage",
     "dascpl_accumulate": "DASCPL with dynamic layer accumulation: stages join one by one",
     "dascpl_reduce": "DASCPL with dynamic layer reduction: stages leave one by one",
 }
-ALL, SOME = tuple(METHODS), ("bp", "ee", "scpl")
+ALL, SOME = tuple(METHODS), ("bp", "ee", "al", "scpl")
 ELASTIC = {
     "dascpl_accumulate": "elastic:\n  start_stages: 1\n  grow_at: {epoch: [50, 100, 150]}\n\n",
     "dascpl_reduce": "elastic:\n  shrink_at: {epoch: [50, 100, 150]}\n\n",
 }
-# Name, layers of each stage, keys of `model`, the published classifier, methods.
+# Name, layers of each stage, keys of `model`, the published classifier, width of the label's code,
+# methods.
+LEAKY = "  activation: leaky_relu\n"
 VISION = {
-    "vgg8": ("VGG8", "[2, 2, 1, 1]", "", "{kind: mlp, hidden: 2500}", ALL),
-    "resnet18": ("ResNet18", "[3, 2, 2, 2]", "  activation: leaky_relu\n", "{kind: linear}", ALL),
-    "vanillacnn": ("VanillaCNN", "[2, 2, 2, 2]", "", "{kind: mlp, hidden: 1500}", SOME),
+    "vgg8": ("VGG8", "[2, 2, 1, 1]", "", "{kind: mlp, hidden: 2500}", 500, ALL),
+    "resnet18": ("ResNet18", "[3, 2, 2, 2]", LEAKY, "{kind: linear}", 500, ALL),
+    "vanillacnn": ("VanillaCNN", "[2, 2, 2, 2]", "", "{kind: mlp, hidden: 1500}", 300, SOME),
 }
 IMAGES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny-ImageNet"}
 TRANSFORMER = "  heads: 6\n  dropout: 0.1\n  embedding_dropout: 0.0\n  positional: none\n"
@@ -54,7 +57,7 @@ def files() -> dict[str, str]:
 
 
 def _vision(model: str, data: str, method: str) -> str:
-    name, stages, keys, classifier, _ = VISION[model]
+    name, stages, keys, classifier, code, _ = VISION[model]
     # Published: heads of 512, and behind the last stage the classifier. Here all exits are of one
     # kind, and the last one is the classifier.
     exit_head = classifier if method in ("bp", "scpl") else "{kind: mlp, hidden: 512}"
@@ -69,10 +72,7 @@ data:
 model:
   kind: {model}
 {keys}
-local:
-{_contrastive(method, "{kind: mlp, hidden: 512, out: 1024}")}\
-  exit_head: {exit_head}
-
+{_local(method, "{kind: mlp, hidden: 512, out: 1024}", exit_head, code)}
 optimizer:
   name: adam
   lr: 1.0e-3
@@ -85,6 +85,9 @@ train:
   epochs: 200
   batch_size: 1024 # images; 2,048 rows with two views
   select: best # on the validation split
+
+pipeline:
+  data_workers: 4 # processes that make the views, as published
 """
 
 
@@ -107,10 +110,7 @@ model:
 {keys}\
   word_vectors: glove.6B.300d.txt # of nlp.stanford.edu/data/glove.6B.zip; null: from scratch
 
-local:
-{_contrastive(method, "{kind: identity}")}\
-  exit_head: {{kind: mlp, hidden: 300}}
-
+{_local(method, "{kind: identity}", "{kind: mlp, hidden: 300}", 300)}
 optimizer:
   name: adam
   lr: 1.0e-3
@@ -136,10 +136,13 @@ method: {"dascpl" if method in ELASTIC else method}
 """
 
 
-def _contrastive(method: str, projection_head: str) -> str:
+def _local(method: str, projection_head: str, exit_head: str, code: int) -> str:
+    if method == "al":
+        return f"local:\n  associated: {{width: {code}}}\n"
+    contrastive = f"  temperature: 0.1\n  projection_head: {projection_head}\n"
     if not method.startswith(("scpl", "dascpl")):
-        return ""
-    return f"  temperature: 0.1\n  projection_head: {projection_head}\n"
+        contrastive = ""
+    return f"local:\n{contrastive}  exit_head: {exit_head}\n"
 
 
 if __name__ == "__main__":

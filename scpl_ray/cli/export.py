@@ -34,7 +34,13 @@ from scpl_ray.cli.options import debug_option, temperatures_option
 @temperatures_option
 @debug_option
 def command(
-    run: str, to: Any, output: Path, overwrite: bool, license_: str, wish: bool | None, debug: bool
+    run: str,
+    to: Any,
+    output: Path,
+    overwrite: bool,
+    license_: str,
+    wish: bool | None,
+    debug: bool,
 ) -> None:
     """Write a finished run for other programs, and compare it with the network.
 
@@ -58,10 +64,11 @@ def command(
     from scpl_ray.exporting.export import export
     from scpl_ray.run_folder import find_run
 
-    found = in_use(find_run(run), wish)
-    if found.said:
-        click.echo(found.said, err=True)
-    made = export(run, to, output, overwrite=overwrite, license=license_, temperatures=found.values)
+    calibration = in_use(find_run(run), wish)
+    if calibration.said:
+        click.echo(calibration.said, err=True)
+    scale = calibration.values
+    made = export(run, to, output, overwrite=overwrite, license=license_, temperatures=scale)
     for line in made.said:
         click.echo(f"note: {line}", err=True)
     click.echo(

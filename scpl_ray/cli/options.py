@@ -13,14 +13,14 @@ good order would then take a minute."""
 
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks and Ray's own log.")
 
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="Look on this Ray cluster (also ray://HOST:10001)."
+)
 temperatures_option = click.option(
     "--temperatures/--no-temperatures",
     "wish",
     default=None,
     help="Use RUN/temperatures.json or not; default: if it is there.",
-)
-address_option = click.option(
-    "--address", metavar="HOST:PORT", help="Look on this Ray cluster (also ray://HOST:10001)."
 )
 job_argument = click.argument("job", required=False)
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     help="Sure: so confident or more; an entropy (in nats) of so much or less.",
 )
 @click.option("--exit", "exit_", type=int, metavar="K", help="The exit of stage K answers.")
-@temperatures_option
 @click.option("--text-column", help="Column of the texts in files; default: that of training.")
 @click.option("--as-text", is_flag=True, help="Every INPUT is a text, even the name of a file.")
 @click.option(
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Default: that of evaluation in training."
 )
+@temperatures_option
 @debug_option
 def command(
     run: str,
@@ -48,12 +48,12 @@ def command(
     threshold: float | None,
     measure: Any,
     exit_: int | None,
-    wish: bool | None,
     text_column: str | None,
     as_text: bool,
     output: Path | None,
     as_json: bool,
     batch_size: int | None,
+    wish: bool | None,
     debug: bool,
 ) -> None:
     """Answer texts and images with a finished run: label, probability, and the exit taken.
@@ -68,17 +68,18 @@ def command(
     Exit code: 1 if there was an input that could not be read; the others are answered, and its row
     says why.
     """
-    from scpl_ray.predicting.answers import answers, rule_of, temperatures_of
+    from scpl_ray.exiting.temperatures import of_run
+    from scpl_ray.predicting.answers import answers, rule_of
     from scpl_ray.predicting.output import check_output, json_line, writer
     from scpl_ray.predictor import Predictor
 
     if output is not None:
         check_output(output, inputs)
-    temperatures = temperatures_of(run, wish)
-    if temperatures.said:
-        click.echo(temperatures.said, err=True)
     predictor = Predictor(run)
-    scale = temperatures.values
+    calibration = of_run(run, wish)
+    if calibration.said:
+        click.echo(calibration.said, err=True)
+    scale = calibration.values
     predictor.rule = rule_of(predictor.network, threshold, measure, exit_, scale)
     labels = predictor.labels
     stream = answers(predictor, inputs, text_column, batch_size, as_text)

@@ -6,8 +6,15 @@ import click
 
 from scpl_ray.cli.options import debug_option, temperatures_option
 
+EXAMPLES = """\b
+Examples:
+  SCPL_RAY_TOKEN=$(openssl rand -hex 16) scpl-ray serve RUN --host 0.0.0.0
+  curl -H 'Content-Type: application/json' -d '{"inputs": ["a great film"]}' \\
+    http://127.0.0.1:8000/predict
+"""
 
-@click.command("serve")
+
+@click.command("serve", epilog=EXAMPLES)
 @click.argument("run")
 @click.option(
     "--threshold",
@@ -89,9 +96,6 @@ def command(
 
     RUN is a run's folder, or its name under runs/. Each stage is a deployment of Ray Serve; a
     sample leaves at the first exit that is sure, and only the others travel on.
-
-        curl -H 'Content-Type: application/json' -d '{"inputs": ["a great film"]}'
-        http://127.0.0.1:8000/predict
     """
     from scpl_ray.errors import ConfigError
     from scpl_ray.serving.settings import Limits, Settings
@@ -107,7 +111,7 @@ def command(
     folder = find_run(run)  # said before torch and Ray are imported
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(

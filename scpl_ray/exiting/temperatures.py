@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scpl_ray.errors import CheckpointError
-from scpl_ray.run_folder import CHECKPOINT, write_atomically
+from scpl_ray.run_folder import CHECKPOINT, find_run, write_atomically
 
 FILE = "temperatures.json"
 
@@ -112,6 +112,27 @@ def in_use(folder: Path, wish: bool | None = None) -> Temperatures:
         {e.stage: e.temperature for e in file.exits},
         f"exits are calibrated with {path} (--no-temperatures leaves it out)",
     )
+
+
+def of_run(run: str | Path, wish: bool | None = None) -> Temperatures:
+    """As `in_use`, of a run by its folder or name, or of a folder that was exported.
+
+    Raises:
+        CheckpointError: as `in_use`; or there is no such run.
+    """
+    from scpl_ray.exporting.folder import CONFIG, folder_temperatures, is_exported
+
+    path = Path(run)
+    if not is_exported(path):
+        return in_use(find_run(run), wish)
+    values = {} if wish is False else folder_temperatures(path)
+    if wish and not values:
+        raise CheckpointError(
+            f"{path} was exported without temperatures; fit them (scpl-ray eval RUN --calibrate) "
+            "and export the run again"
+        )
+    said = f"exits are calibrated with {path / CONFIG} (--no-temperatures leaves it out)"
+    return Temperatures(values, said if values else "")
 
 
 def _read(path: Path) -> TemperatureFile:

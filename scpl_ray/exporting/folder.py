@@ -107,10 +107,19 @@ def read_folder(folder: Path) -> Checkpoint:
         ) from error
 
 
-def noted_temperatures(folder: Path) -> dict[int, float]:
-    """Temperatures of the exits that an exported folder holds, by the number of the stage."""
-    tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return {int(stage): float(t) for stage, t in tree.get("temperatures", {}).items()}
+def folder_temperatures(folder: Path) -> dict[int, float]:
+    """The exits' temperatures that were exported with a network, by the number of the stage.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    try:
+        tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return {int(stage): float(t) for stage, t in tree.get("temperatures", {}).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: temperatures that cannot be read ({error}); export the run again"
+        ) from error
 
 
 def portable_config(checkpoint: Checkpoint) -> Config:

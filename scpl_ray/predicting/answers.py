@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from scpl_ray.early_exit import Measure, Rule
-from scpl_ray.errors import CheckpointError, ConfigError
-from scpl_ray.exiting.temperatures import Temperatures, in_use
-from scpl_ray.exporting.folder import is_exported, noted_temperatures
+from scpl_ray.errors import ConfigError
+from scpl_ray.exiting.temperatures import of_run
 from scpl_ray.network import Network
 from scpl_ray.predicting.inputs import Item, Source, find_sources
 from scpl_ray.predictor import Prediction, Predictor, Result, last_exit
-from scpl_ray.run_folder import find_run
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def predict(
             but for a file that is damaged further down.
     """
     if temperatures is None:
-        found = temperatures_of(run)
+        found = of_run(run)
         if found.said and not found.values:
             warnings.warn(found.said, stacklevel=2)
         temperatures = found.values
@@ -127,27 +125,6 @@ def _stream(predictor: Predictor, sources: Sequence[Source], batch_size: int) ->
     while batch := list(itertools.islice(items, batch_size)):
         found = answer([item.value for item in batch])
         yield from (Answer(item, own) for item, own in zip(batch, found, strict=True))
-
-
-def temperatures_of(run: str | Path, wish: bool | None = None) -> Temperatures:
-    """Which temperatures are in use: the run's, or those that an exported folder holds.
-
-    Args:
-        run: as of `predict`.
-        wish: True: there must be some; False: none; None: those that there are.
-
-    Raises:
-        CheckpointError: there is no such run; or they are wished for, and it has none.
-    """
-    if not is_exported(Path(run)):
-        return in_use(find_run(run), wish)
-    values = {} if wish is False else noted_temperatures(Path(run))
-    if wish and not values:
-        raise CheckpointError(
-            f"{run} holds no temperatures; export the run again after scpl-ray eval --calibrate"
-        )
-    said = f"exits are calibrated as {run} says (--no-temperatures leaves it out)"
-    return Temperatures(values, said if values else "")
 
 
 def rule_of(

@@ -73,6 +73,28 @@ def test_lines_for_people_and_exit_0(place: Path) -> None:
     assert summary == "1 answered (exit 2: 1)"
 
 
+def test_temperatures_are_used_and_exported(place: Path) -> None:
+    Fork("eval", "try", "--calibrate", cwd=place).end()
+    try:
+        warm = json.loads((place / "runs/try/temperatures.json").read_text())["exits"]
+        said = Fork("predict", "try", "alpha beta", "--json", cwd=place).end()
+        assert "exits are calibrated with" in said
+        as_is = Fork("predict", "try", "alpha", "--no-temperatures", cwd=place).end()
+        assert "calibrated" not in as_is
+        predictor = Predictor(place / "runs/try")
+        predictor.rule = Rule(2.0, temperatures={e["stage"]: e["temperature"] for e in warm})
+        (wanted,) = predictor.texts(["alpha beta"])
+        row = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+        assert row["probability"] == pytest.approx(wanted.probability, abs=1e-5)
+        Fork("export", "try", "--to", "huggingface", "--output", "card", cwd=place).end()
+        again = Fork("predict", "card", "alpha beta", "--json", cwd=place).end()
+        assert "exits are calibrated with card/config.json" in again
+        other = json.loads(next(line for line in again.splitlines() if line.startswith("{")))
+        assert other["probability"] == pytest.approx(row["probability"], abs=1e-5)
+    finally:
+        (place / "runs/try/temperatures.json").unlink()
+
+
 def test_a_path_that_is_none(place: Path) -> None:
     run = Fork("predict", "try", "mroe.csv", "--output", "out.parquet", cwd=place)
     assert run.wait() == 2

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from scpl_ray.network import Network, load
-from tests.helpers import run_job, small_config
+from tests.helpers import run_job, small_config, write_texts
 
 
-@pytest.fixture(scope="module")
-def text_run(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two stages, each with an exit: `runs/text`."""
     folder = tmp_path_factory.mktemp("s")
+    texts = write_texts(folder / "texts.jsonl")
     tree = small_config(
         texts,
         folder / "runs",
@@ -27,7 +28,7 @@ def text_run(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text_network(text_run: Path) -> Network:
     return load(text_run / "runs/text")
 

@@ -120,7 +120,7 @@ def test_bad_overrides(override: str, said: str) -> None:
         ("train:\n  epochs: 1.5\n", 2, ["train.epochs: 1.5", "integer"]),
         ("local:\n\n  temperature: 0\n", 3, ["local.temperature: 0", "0.0001"]),
         ("model:\n  dropout: 1.0\n", 2, ["model.dropout: 1.0", "less than 1"]),
-        ("method: dascp\n", 1, ["method: 'dascp'", "allowed: scpl, dascpl", "'dascpl'?"]),
+        ("method: dascp\n", 1, ["method: 'dascp'", "allowed: bp, scpl, dascpl", "'dascpl'?"]),
         ("train: {drop_last: maybe}\n", 1, ["train.drop_last: 'maybe'", "true, false"]),
         ("stages: [1, 0]\n", 1, ["stages: [1, 0]", "greater than or equal to 1"]),
         ("stages: []\n", 1, ["stages: []", "at least 1 item"]),
@@ -215,5 +215,5 @@ def test_json_schema() -> None:
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
     assert validator.is_valid(Config(stages=[1, 2]).model_dump(mode="json"))
-    for wrong in ({"trian": {}}, {"train": {"epochs": 0}}, {"method": "bp"}, {"stages": [0]}):
+    for wrong in ({"trian": {}}, {"train": {"epochs": 0}}, {"method": "bpp"}, {"stages": [0]}):
         assert not validator.is_valid(wrong), wrong

@@ -22,7 +22,8 @@ from scpl_ray.objective import is_end_to_end
 from scpl_ray.partition import partition
 from scpl_ray.stage import Stage, plan_stages
 from scpl_ray.stage_module import StageModule
-from tests.helpers import write_texts
+from tests.data.image_files import write_cifar
+from tests.helpers import run_job, write_texts
 from tests.unit.tools import all_finite, back_and_forth, build_stages, text_batch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,6 +50,12 @@ NARROW = {
     "resnet18": [4, 8, 16, 32],
     "vanillacnn": [2] * 4 + [4] * 4,
 }
+SMALL_HEADS = [
+    "local.projection_head.hidden=8",
+    "local.projection_head.out=8",
+    "local.exit_head.hidden=8",
+    "local.associated.width=8",
+]
 WIDE = ["vgg8_cifar100_scpl", "resnet18_tiny_imagenet_ee", "vanillacnn_cifar10_bp"]
 Batch = tuple[Activation, Tensor]
 
@@ -212,7 +219,8 @@ def test_a_vision_experiment_learns_from_two_batches(path: Path) -> None:
     """At a sixteenth of its width; that it fits at full width is asked without memory."""
     plain = load_config(path)
     full_width(plain)
-    settings = load_config(path, [f"model.channels={NARROW[plain.model.kind]}"])
+    narrow = [f"model.channels={NARROW[plain.model.kind]}", *SMALL_HEADS]
+    settings = load_config(plain, narrow)
     info = facts(settings)
     learn_twice(settings, info, [image_pairs(info, 0), image_pairs(info, 1)])
 
@@ -244,6 +252,39 @@ def test_a_vision_experiment_as_it_stands(name: str) -> None:
     settings = load_config(EXAMPLES / f"paper/vision/{name}.yaml")
     info = facts(settings)
     learn_twice(settings, info, [image_pairs(info, 0), image_pairs(info, 1)])
+
+
+def test_accumulation_and_reduction_run_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole jobs on small files in the published form; a stage joins or leaves at each epoch."""
+    write_cifar("cifar10", tmp_path, monkeypatch)
+    found = {}
+    for way, key in (("accumulate", "grow_at"), ("reduce", "shrink_at")):
+        quick = [
+            f"model.channels={NARROW['vgg8']}",
+            *SMALL_HEADS,
+            f"elastic.{key}.epoch=[1,2,3]",
+            f"data.path={tmp_path}",
+            f"output.dir={tmp_path}",
+            "output.tensorboard=false",
+            "train.epochs=4",
+            "train.batch_size=16",
+            "pipeline.engine=local",
+            "pipeline.data_workers=0",
+        ]
+        path = EXAMPLES / f"paper/vision/vgg8_cifar10_dascpl_{way}.yaml"
+        run, _ = run_job(load_config(path, quick).model_dump(exclude_unset=True))
+        found[way] = run.summary
+        assert [e["stage"] for e in run.summary["exits"]] == [1, 2, 3, 4]
+    # 36 images are three steps an epoch.
+    grown = [(c["stage"], c["step"]) for c in found["accumulate"]["grown"]]
+    assert grown == [(2, 3), (3, 6), (4, 9)]
+    shrunk = [(c["stage"], c["step"]) for c in found["reduce"]["shrunk"]]
+    assert shrunk == [(4, 3), (3, 6), (2, 9)]
+    # The first stage trains all the time in both, and nothing that comes behind it reaches it.
+    one, other = (found[way]["weights_sha256"] for way in ("accumulate", "reduce"))
+    assert one[0] == other[0] and one[1] != other[1]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=named)

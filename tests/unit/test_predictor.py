@@ -15,8 +15,8 @@ import scpl_ray
 from scpl_ray.data.images import resized
 from scpl_ray.early_exit import Rule, leave_early
 from scpl_ray.errors import CheckpointError, ConfigError, DataError
-from scpl_ray.exiting.temperatures import ExitTemperature, save
-from scpl_ray.predicting.answers import answers, rule_of, temperatures_of
+from scpl_ray.exiting.temperatures import ExitTemperature, of_run, save
+from scpl_ray.predicting.answers import answers, rule_of
 from scpl_ray.predicting.inputs import find_sources
 from scpl_ray.predicting.tables import TextTable
 from scpl_ray.predictor import Prediction, Predictor, Refused
@@ -162,14 +162,14 @@ def test_the_temperatures_of_a_run_are_used_also_from_its_exported_folder(
         logits = network(network.encode(TEXTS))[-1]
     scpl_ray.export(run, "huggingface", tmp_path / "out")
     for place in (run, tmp_path / "out"):
-        assert temperatures_of(place).values == {last: 0.25}
-        assert temperatures_of(place, False).values == {}
+        assert of_run(place).values == {last: 0.25}
+        assert of_run(place, False).values == {}
         for answer, row in zip(scpl_ray.predict(place, *TEXTS), logits, strict=True):
             expected = float((row / 0.25).softmax(0).max())
             assert answer.row()["probability"] == pytest.approx(expected, abs=1e-5)
     assert f"temperatures={{{last}: 0.25}}" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(CheckpointError, match="eval .* --calibrate"):
-        temperatures_of(runs / "texts", True)
+        of_run(runs / "texts", True)
 
 
 def test_python_streams_too(runs: Path, texts: Predictor) -> None:
