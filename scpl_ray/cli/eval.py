@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scpl_ray.cli.options import debug_option, emit, temperatures_option
+from scpl_ray.cli.options import debug_option, emit, measure_option, temperatures_option
 
 if TYPE_CHECKING:
     from scpl_ray.exiting.look import Look, Swept
@@ -35,13 +35,7 @@ Examples:
 @click.option("--exit", "which", metavar="K|all", help="Score this exit only; default: all.")
 @click.option("--per-class", is_flag=True, help="Also accuracy by class.")
 @click.option("--threshold", type=float, help="Leave early: at the first exit as sure as that.")
-@click.option(
-    "--measure",
-    type=click.Choice(["confidence", "entropy"]),
-    default="confidence",
-    show_default=True,
-    help="Of being sure; entropy in nats.",
-)
+@measure_option
 @click.option("--sweep", is_flag=True, help="Try all thresholds; choose one on validation.")
 @click.option("--max-loss", type=SHARE, help="Accuracy that may be lost; with --sweep. [0.005]")
 @click.option("--max-compute", type=SHARE, help="Share that may be run; with --sweep.")

@@ -16,6 +16,13 @@ debug_option = click.option("--debug", is_flag=True, help="Show tracebacks and R
 address_option = click.option(
     "--address", metavar="HOST:PORT", help="Look on this Ray cluster (also ray://HOST:10001)."
 )
+measure_option = click.option(
+    "--measure",
+    type=click.Choice(["confidence", "entropy"]),
+    default="confidence",
+    show_default=True,
+    help="Sure is a confidence of at least the threshold, or an entropy (in nats) of at most it.",
+)
 temperatures_option = click.option(
     "--temperatures/--no-temperatures",
     "wish",

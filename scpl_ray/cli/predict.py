@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scpl_ray.cli.options import debug_option, temperatures_option
+from scpl_ray.cli.options import debug_option, measure_option, temperatures_option
 
 if TYPE_CHECKING:
     from scpl_ray.predicting.answers import Answer
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--threshold", type=float, help="Leave at the first exit that is so sure.")
-@click.option(
-    "--measure",
-    type=click.Choice(["confidence", "entropy"]),
-    default="confidence",
-    show_default=True,
-    help="Sure: so confident or more; an entropy (in nats) of so much or less.",
-)
+@measure_option
 @click.option("--exit", "exit_", type=int, metavar="K", help="The exit of stage K answers.")
 @click.option("--text-column", help="Column of the texts in files; default: that of training.")
 @click.option("--as-text", is_flag=True, help="Every INPUT is a text, even the name of a file.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scpl_ray.cli.options import debug_option, temperatures_option
+from scpl_ray.cli.options import debug_option, measure_option, temperatures_option
 
 EXAMPLES = """\b
 Examples:
@@ -21,13 +21,7 @@ Examples:
     type=float,
     help="An exit answers when it is so sure.  [default: 0.9; entropy: 0.1]",
 )
-@click.option(
-    "--measure",
-    type=click.Choice(["confidence", "entropy"]),
-    default="confidence",
-    show_default=True,
-    help="confidence: at least the threshold; entropy, in nats: at most.",
-)
+@measure_option
 @temperatures_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
