@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from scpl_ray.checkpoint import Checkpoint
 from scpl_ray.errors import ConfigError, nearest
+from scpl_ray.exiting.temperatures import in_use
 from scpl_ray.run_folder import SUMMARY, find_run
 
 Format = Literal["torch", "onnx", "huggingface"]
@@ -54,7 +55,8 @@ def export(
         output: a .pt2 or .onnx file, or a folder.
         overwrite: replace it where it exists.
         license: of the weights, for the card of "huggingface".
-        temperatures: of the exits, by the number of the stage; noted, not applied.
+        temperatures: of the exits, by the number of the stage; noted, not applied. Default: the
+            run's, where it is calibrated.
 
     Raises:
         UserError: no such run, a place that cannot be written, a package that is missing.
@@ -68,7 +70,8 @@ def export(
         need_packages()
     from scpl_ray.network import read_network
 
-    checkpoint, scale = read_network(folder), dict(temperatures or {})
+    checkpoint = read_network(folder)
+    scale = dict(in_use(folder).values if temperatures is None else temperatures)
     with _in_place(path) as building:
         if to == "huggingface":
             return _folder(checkpoint, folder, building, path, license, scale)

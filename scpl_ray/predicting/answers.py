@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from scpl_ray.early_exit import Measure, Rule
 from scpl_ray.errors import ConfigError
+from scpl_ray.exiting.temperatures import of_run
 from scpl_ray.network import Network
 from scpl_ray.predicting.inputs import Item, Source, find_sources
 from scpl_ray.predictor import Prediction, Predictor, Result, last_exit
@@ -45,7 +47,7 @@ class Answer:
         return row | {"label": None, "probability": None, "exit": None, "error": result.error}
 
     def tree(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The row, and what each exit would have said that saw the input.
+        """The row, and what each exit said that was asked.
 
         Args:
             labels: names of the classes.
@@ -81,7 +83,7 @@ def predict(
         threshold: leave at the first exit that is sure; None: the last exit answers.
         measure: of sureness; see `Rule`.
         exit: this exit answers, the stages behind it are not run.
-        temperatures: by the number of the exit's stage.
+        temperatures: by the number of the exit's stage; default: the run's, where it is calibrated.
         text_column: of tables; default: that of training.
         batch_size: default: that of evaluation in training.
         as_text: every input is a text, even one that names a file.
@@ -93,6 +95,11 @@ def predict(
         UserError: a run, a path or a rule that cannot be used. It comes before the first answer,
             but for a file that is damaged further down.
     """
+    if temperatures is None:
+        found = of_run(run)
+        if found.said and not found.values:
+            warnings.warn(found.said, stacklevel=2)
+        temperatures = found.values
     predictor = Predictor(run)
     predictor.rule = rule_of(predictor.network, threshold, measure, exit, temperatures)
     return answers(predictor, [str(i) for i in inputs], text_column, batch_size, as_text)

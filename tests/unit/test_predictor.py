@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import scpl_ray
 from scpl_ray.data.images import resized
 from scpl_ray.early_exit import Rule, leave_early
 from scpl_ray.errors import CheckpointError, ConfigError, DataError
+from scpl_ray.exiting.temperatures import ExitTemperature, of_run, save
 from scpl_ray.predicting.answers import answers, rule_of
 from scpl_ray.predicting.inputs import find_sources
 from scpl_ray.predicting.tables import TextTable
@@ -141,6 +143,33 @@ def test_rules_of_options(texts: Predictor) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             rule_of(network, **options)
+
+
+def test_the_temperatures_of_a_run_are_used_also_from_its_exported_folder(
+    runs: Path, tmp_path: Path
+) -> None:
+    """A run's copy is calibrated; the folder that is made of it holds the temperatures."""
+    run = shutil.copytree(runs / "texts", tmp_path / "warm")
+    network = scpl_ray.load(run)
+    last = network.exits[-1]
+    fitted = [
+        ExitTemperature(
+            stage=last, temperature=0.25, loss_before=1, loss_after=1, ece_before=0, ece_after=0
+        )
+    ]
+    save(run, fitted, 12)
+    with torch.no_grad():
+        logits = network(network.encode(TEXTS))[-1]
+    scpl_ray.export(run, "huggingface", tmp_path / "out")
+    for place in (run, tmp_path / "out"):
+        assert of_run(place).values == {last: 0.25}
+        assert of_run(place, False).values == {}
+        for answer, row in zip(scpl_ray.predict(place, *TEXTS), logits, strict=True):
+            expected = float((row / 0.25).softmax(0).max())
+            assert answer.row()["probability"] == pytest.approx(expected, abs=1e-5)
+    assert f"temperatures={{{last}: 0.25}}" in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(CheckpointError, match="eval .* --calibrate"):
+        of_run(runs / "texts", True)
 
 
 def test_python_streams_too(runs: Path, texts: Predictor) -> None:
