@@ -1,10 +1,10 @@
-"""Work on its way through the stages: who was sent what, and what is sent again after a fault.
+"""Work on its way through the stages: who was sent what, and what is kept to be sent again.
 
-    send:    batch -> stage 1 -> stage 2 -> ... -> stage S -> those that have left (evaluation)
-    resend:  the same, for each stage from the first work that it has not done
+    batch -> stage 1 -> stage 2 -> ... -> stage S -> those that have left (evaluation)
 
 References are passed, never bytes. A stage's inputs are kept since its newest copy, so a stage
-that comes back is given exactly what its dead process was given, and the others nothing twice.
+that comes back is given exactly what its dead process was given, and the others nothing twice
+(`resend`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import ray
 
 from scpl_ray import schedule
 from scpl_ray.config.schema import Config
@@ -74,7 +71,6 @@ class Chain:
         self.number, self.generation, self.steps_per_epoch = -1, 0, 1
         self.flying: deque[Flying] = deque()
         self._calls = 0
-        self._unscored: list[tuple[Flying, Piece]] = []
         self.history: deque[tuple[int, schedule.Work]] = deque()
 
     @property
@@ -110,7 +106,7 @@ class Chain:
         if self.keeps:
             self.history.extend((flying.number, flying.work) for flying in calls)
         if self.end_to_end and isinstance(works[0], schedule.Train):
-            self._there_and_back(calls[0], self.members.at(first))
+            self.there_and_back(calls[0], self.members.at(first))
         else:
             self._through(calls, works, self.members.at(first))
         self.flying.extend(calls)
@@ -123,21 +119,22 @@ class Chain:
         asked: list[Asked] = []
         for member in stages:
             last = member is stages[-1]
-            asked = self._give(member, calls[0].number, works, packet, last and not left, last)
+            asked = self.give(member, calls[0].number, works, packet, last and not left, last)
             packet = asked[0].output
             for flying, one in zip(calls, asked, strict=True):
                 flying.answers[member.spec.number] = one.answer
         for flying, one in zip(calls, asked, strict=True):
-            self._score(flying, one.output)
+            self.score(flying, one.output)
 
-    def _score(self, flying: Flying, packet: Piece | None) -> None:
+    def score(self, flying: Flying, packet: Piece | None) -> None:
+        """Has the stages that have left score a batch of evaluation."""
         if isinstance(flying.work, schedule.Evaluate) and flying.left and packet is not None:
             flying.packet = packet
             numbers = tuple(left.spec.number for left in flying.left)
             answer = self.members.parked_actor.evaluate.remote(packet.ref, numbers)
             flying.answers[numbers[0]] = Piece(answer)
 
-    def _there_and_back(self, flying: Flying, stages: list[Member]) -> None:
+    def there_and_back(self, flying: Flying, stages: list[Member]) -> None:
         """Has all stages train end to end on one batch."""
         number, work, batch = flying.number, flying.work, flying.batch
         assert isinstance(work, schedule.Train) and batch is not None
@@ -151,7 +148,7 @@ class Chain:
                 given = batch if member is stages[0] else None
                 member.log[number] = Given(number, work, given, answer)
 
-    def _give(
+    def give(
         self,
         member: Member,
         number: int,
@@ -208,119 +205,3 @@ class Chain:
         """No stage will ever go back to before this work."""
         while self.history and self.history[0][0] <= number:
             self.history.popleft()
-
-    def resend(self, done: dict[int, int], anew: bool, limit_s: float) -> bool:
-        """Sends to each stage, in order, what it has not done.
-
-        Args:
-            done: the work that each stage has done last, by `id` of the member.
-            anew: batches are made again: the data process, or the copies of its batches, are gone.
-            limit_s: seconds to wait for one answer.
-
-        Returns:
-            False if a stage failed meanwhile, and all is to be looked at again. What those that
-            have left are to score waits for `score_again`.
-        """
-        members = self.members.all()
-        again = {id(m): m.go_on_after(done[id(m)]) for m in members}
-        self._unscored = []
-        ok = self._resend_all(done, anew, limit_s, again)
-        if not ok:
-            for member in members:
-                member.keep_again(again[id(member)])
-        return ok
-
-    def _resend_all(
-        self,
-        done: dict[int, int],
-        anew: bool,
-        limit_s: float,
-        again: dict[int, dict[int, Given]],
-    ) -> bool:
-        members = self.members.all()
-        flying = {f.number: f for f in self.flying}
-        pending: deque[list[Any]] = deque()
-        marks: deque[int] = deque()
-        start = min(done.values(), default=self.number)
-        for number, work in [h for h in self.history if h[0] > start]:
-            needing = [m for m in members if m.gets(number) and number > done[id(m)]]
-            own = flying.get(number)
-            if not needing or (isinstance(work, schedule.Evaluate) and own is None):
-                continue
-            answers = self._resend_one(number, work, needing, again, own, anew)
-            if isinstance(work, schedule.Snapshot) and own is None:
-                marks.append(number)
-            if own is None:
-                pending.append(answers)  # what flies is judged when its turn comes
-            while len(pending) >= self.window:
-                if not _came(pending.popleft(), limit_s):
-                    return False
-            while marks and marks[0] <= number - self.window:
-                self.adopt(marks.popleft())
-        return True
-
-    def _resend_one(
-        self,
-        number: int,
-        work: schedule.Work,
-        needing: list[Member],
-        again: dict[int, dict[int, Given]],
-        own: Flying | None,
-        anew: bool,
-    ) -> list[Any]:
-        stages, answers = self.members.at(number), []
-        packet: Piece | None = None
-        left = own.left if own is not None else []
-        if self.end_to_end and isinstance(work, schedule.Train):
-            kept = again[id(stages[0])].get(number)
-            packet = None if anew or kept is None else kept.given
-            if packet is None:
-                (packet,) = self.source.batches([work])
-            own = own or Flying(number, work)
-            own.batch = packet
-            self._there_and_back(own, stages)
-            return [answer.ref for answer in own.answers.values()]
-        for member in stages:
-            last = member is stages[-1]
-            if member not in needing:
-                packet = None
-                continue
-            if packet is None:
-                kept = again[id(member)].get(number)
-                if member is stages[0] and (anew or kept is None):
-                    (packet,) = self.source.batches([work])
-                    if own is not None:
-                        own.batch = packet
-                elif kept is not None:
-                    packet = kept.given
-            # Nobody downstream needs the output of a batch that all of them have had.
-            alone = not any(m in needing for m in stages[stages.index(member) + 1 :])
-            (asked,) = self._give(member, number, [work], packet, last and not left, last or alone)
-            packet = asked.output
-            answers.append(asked.answer.ref)
-            if own is not None:
-                own.answers[member.spec.number] = asked.answer
-            if last and own is not None and packet is not None:
-                self._unscored.append((own, packet))
-        return answers
-
-    def score_again(self) -> None:
-        """Has those that have left score what they have not, once they are all there."""
-        sent_again = {own.number for own, _ in self._unscored}
-        for own in self.flying:
-            if own.left and own.packet is not None and own.number not in sent_again:
-                answer = own.answers[own.left[0].spec.number].ref
-                if ray.wait([answer], timeout=0)[0] and not _came([answer], 1.0):
-                    self._unscored.append((own, own.packet))
-        for own, packet in self._unscored:
-            self._score(own, packet)
-        self._unscored = []
-
-
-def _came(answers: list[Any], limit_s: float) -> bool:
-    """Waits for answers; False if one failed or did not come."""
-    try:
-        ray.get(answers, timeout=limit_s)
-    except Exception:
-        return False
-    return True

@@ -24,6 +24,7 @@ from scpl_ray.engine.base import Resumed
 from scpl_ray.engine.budget import Budget
 from scpl_ray.engine.chain import Chain
 from scpl_ray.engine.member import Member
+from scpl_ray.engine.resend import Resend
 from scpl_ray.engine.wording import first_line, worded
 from scpl_ray.errors import PipelineTimeoutError, ResourceError, RunError, ScplRayError, StageError
 
@@ -51,6 +52,7 @@ class Recovery:
 
     def __init__(self, config: Config, chain: Chain, say: Callable[[str], None]) -> None:
         self.config, self.chain, self.say = config, chain, say
+        self.resend = Resend(chain)
         self.budget = Budget(config.fault_tolerance)
         self.saved: Callable[[int], Resumed | None] = lambda at_most: None
         self.checkpoints: list[tuple[int, int]] = []
@@ -264,13 +266,13 @@ class Recovery:
         for member in stages:
             step = member.step if member.snapshot is None else None
             member.begin(chain.generation, member.at, step)
-        ok = chain.resend(done, anew, self.config.pipeline.step_timeout_s)
+        ok = self.resend.send(done, anew, self.config.pipeline.step_timeout_s)
         for member in chain.members.all():
             # Also one that lives: it may have said its state before it was sent this again.
             if member.until is not None:
                 chain.members.leaves_again(member)
         if ok:
-            chain.score_again()
+            self.resend.score_again()
         chain.members.spare.keep()
         return ok
 
