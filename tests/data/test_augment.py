@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from scpl_ray.engine.data import fetch, load_data
 from scpl_ray.errors import DataError
 from scpl_ray.job_checks import check_data
 from scpl_ray.manifest import describe, described
+from scpl_ray.models.activation import from_batch
 from scpl_ray.schedule import Train
 from tests.data.image_files import pixels, write_folder
 from tests.helpers import run_job
@@ -286,8 +288,12 @@ def test_micro_batches_of_two_views_are_whole(tmp_path: Path) -> None:
         "train": {"batch_size": 32},
     }
     config = load_config(tree)
-    found = baselines._full_batches(config, load_data(config)[0], 4)
-    assert [len(labels) for _, labels in found] == [64] * 4
+    made, ready = load_data(config)
+    learner = SimpleNamespace(
+        config=config, ready=ready, batch=lambda work: from_batch(fetch(made, work))
+    )
+    found = baselines._full_batches(learner, 4)
+    assert [len(labels) for _, (_, labels) in found] == [64] * 4
 
 
 def test_checkpoints_from_before_colour_images_are_read() -> None:
