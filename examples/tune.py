@@ -66,7 +66,9 @@ def main() -> None:
             mode="max",
             num_samples=asked.trials,
             max_concurrent_trials=AT_ONCE,
-            scheduler=ASHAScheduler(time_attr="epoch", max_t=asked.epochs, grace_period=2),
+            scheduler=ASHAScheduler(
+                time_attr="epoch", max_t=asked.epochs, grace_period=min(2, asked.epochs)
+            ),
         ),
         run_config=tune.RunConfig(storage_path=str(asked.runs.absolute()), name="search"),
     )
