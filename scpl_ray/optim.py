@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from scpl_ray.config.schema import OptimizerConfig
 
 _TINY = 1e-30
+# Moments shrink by some 1e-3 in so many steps, and need 800 to become subnormal.
+CLEAR_EVERY = 64
 
 
 def _bare(function: Any) -> Any:

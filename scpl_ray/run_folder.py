@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -116,6 +117,11 @@ def find_run(run: str | Path) -> Path:
                 "--overwrite"
             )
     raise _no_run(run)
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Digest of a checkpoint: of its manifest, which holds those of all its files."""
+    return hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()
 
 
 def find_begun(run: str | Path) -> Path:

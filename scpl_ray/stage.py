@@ -26,6 +26,7 @@ from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import LocalLoss, has_exit
 from scpl_ray.optim import (
+    CLEAR_EVERY,
     clear_tiny,
     learning_rate,
     load_optimizer_state,
@@ -37,9 +38,6 @@ from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 from scpl_ray.stage_module import StageModule
 from scpl_ray.stage_step import Pending, step_stats
-
-# Moments shrink by some 1e-3 in so many steps, and need 800 to become subnormal.
-_CLEAR_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -276,7 +274,7 @@ class Stage:
             param_group["lr"] = lr
         self.optimizer.step()
         # By the step, so that every engine and every replica does it at the same one.
-        if self.device.type == "cpu" and self.next_step % _CLEAR_EVERY < self.replicas:
+        if self.device.type == "cpu" and self.next_step % CLEAR_EVERY < self.replicas:
             clear_tiny(self.optimizer)
 
     @torch.no_grad()

@@ -26,13 +26,12 @@ from scpl_ray.errors import NonFiniteLossError
 from scpl_ray.exits import ExitResult, fold
 from scpl_ray.job_checks import make_vectors
 from scpl_ray.models.activation import Activation, from_batch
-from scpl_ray.optim import clear_tiny, learning_rate, make_optimizer
+from scpl_ray.optim import CLEAR_EVERY, clear_tiny, learning_rate, make_optimizer
 from scpl_ray.peak_memory import own_mib
 from scpl_ray.schedule import Evaluate, Train, evaluation
 from scpl_ray.stage_facts import ExitScore, StageSpec
 
 Given = tuple[Activation, Tensor]
-_CLEAR_EVERY = 64
 
 
 def threads_of(kind: str, config: Config, stages: int) -> int:
@@ -157,7 +156,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
-            if step % _CLEAR_EVERY == 0:
+            if step % CLEAR_EVERY == 0:
                 clear_tiny(optimizer)
         self.computed_s += time.perf_counter() - begun
 

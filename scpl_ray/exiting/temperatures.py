@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scpl_ray.errors import CheckpointError
-from scpl_ray.run_folder import CHECKPOINT, find_run, write_atomically
+from scpl_ray.run_folder import CHECKPOINT, find_run, fingerprint, write_atomically
 
 FILE = "temperatures.json"
 
@@ -72,7 +71,9 @@ def save(folder: Path, exits: list[ExitTemperature], samples: int) -> Path:
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    file = TemperatureFile(checkpoint_sha256=_checkpoint(folder), samples=samples, exits=exits)
+    file = TemperatureFile(
+        checkpoint_sha256=fingerprint(folder / CHECKPOINT), samples=samples, exits=exits
+    )
     path = folder / FILE
     try:
         write_atomically(path, (file.model_dump_json(indent=2) + "\n").encode())
@@ -100,7 +101,7 @@ def in_use(folder: Path, wish: bool | None = None) -> Temperatures:
             raise CheckpointError(f"no {path}; fit it with: scpl-ray eval {folder} --calibrate")
         return Temperatures()
     file = _read(path)
-    if file.checkpoint_sha256 != _checkpoint(folder):
+    if file.checkpoint_sha256 != fingerprint(folder / CHECKPOINT):
         text = (
             f"{path} was fitted for another checkpoint of this run; fit it again with: scpl-ray "
             f"eval {folder} --calibrate"
@@ -141,7 +142,3 @@ def _read(path: Path) -> TemperatureFile:
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise CheckpointError(f"{path} cannot be used: {reason}; fit it again") from error
-
-
-def _checkpoint(folder: Path) -> str:
-    return hashlib.sha256((folder / CHECKPOINT / "manifest.json").read_bytes()).hexdigest()

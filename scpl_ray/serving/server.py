@@ -81,8 +81,9 @@ def put_up(
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
+    from scpl_ray.run_folder import fingerprint
     from scpl_ray.serving.ask import ask
-    from scpl_ray.serving.stages import StageServer, fingerprint
+    from scpl_ray.serving.stages import StageServer
 
     path = (folder / CHECKPOINT).resolve()
     exits = [spec.number for spec in checkpoint.specs if spec.with_exit]

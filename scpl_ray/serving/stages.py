@@ -12,11 +12,11 @@ from ray import serve
 from torch import Tensor
 
 from scpl_ray.checkpoint import read_checkpoint
-from scpl_ray.early_exit import Rule, entropy
+from scpl_ray.early_exit import Rule, score
 from scpl_ray.errors import CheckpointError
-from scpl_ray.manifest import MANIFEST, sha256
 from scpl_ray.models.activation import Activation
 from scpl_ray.network import Network, uncompiled
+from scpl_ray.run_folder import fingerprint
 from scpl_ray.serving.ask import ask
 from scpl_ray.serving.rows import alike, joined, trimmed
 from scpl_ray.serving.trail import ExitAnswer, Group, Trail
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 Output = tuple[Activation, Tensor | None]
 """What a stage hands on, and its exit's logits [B, C]."""
-
-
-def fingerprint(checkpoint: Path) -> str:
-    """Digest of a checkpoint: of its manifest, which holds those of all its files."""
-    return sha256((checkpoint / MANIFEST).read_bytes())
 
 
 def load_stage(checkpoint: Path, number: int, expected: str) -> Network:
@@ -138,8 +133,6 @@ def exit_answers(stage: int, logits: Tensor, done: Tensor, rule: Rule) -> list[E
         done: [B] bool: who stops here.
         rule: of the request.
     """
-    probabilities = logits.softmax(1)
-    confidence = rule.measure == "confidence"
-    certainty = probabilities.amax(1) if confidence else entropy(logits)
-    rows = zip(probabilities.tolist(), certainty.tolist(), done.tolist(), strict=True)
+    certainty = score(logits, rule.measure)
+    rows = zip(logits.softmax(1).tolist(), certainty.tolist(), done.tolist(), strict=True)
     return [ExitAnswer(stage, *row) for row in rows]
