@@ -46,7 +46,11 @@ def first_batches(given: Sequence[Activation], samples: int = SAMPLES) -> list[A
 
 
 def time_answers(
-    network: Network, given: Sequence[Activation], ways: Sequence[Rule | int], turns: int = TURNS
+    network: Network,
+    given: Sequence[Activation],
+    ways: Sequence[Rule | int],
+    turns: int = TURNS,
+    clock: Callable[[], float] = time.process_time,
 ) -> tuple[list[Timed], float]:
     """Times ways of answering, in turns, so that a busy moment of the machine meets all of them.
 
@@ -55,6 +59,7 @@ def time_answers(
         given: batches, in memory.
         ways: rules of early exit, or numbers of stages whose exit alone answers.
         turns: how often; one more goes before and is not counted.
+        clock: seconds that have passed.
 
     Returns:
         One of each way, and the last exit's milliseconds a sample.
@@ -65,7 +70,7 @@ def time_answers(
     taken = []
     with own_threads(network):
         for _ in range(turns + 1):
-            taken.append([_seconds(call, given) for call in calls])
+            taken.append([_seconds(call, given, clock) for call in calls])
     columns = list(zip(*taken[1:], strict=True))
     found = [
         Timed(
@@ -83,8 +88,10 @@ def _call(network: Network, way: Rule | int) -> Callable[[Activation], Tensor]:
     return lambda activation: leave_early(network, activation, way).logits
 
 
-def _seconds(call: Callable[[Activation], Tensor], given: Sequence[Activation]) -> float:
-    begin = time.process_time()
+def _seconds(
+    call: Callable[[Activation], Tensor], given: Sequence[Activation], clock: Callable[[], float]
+) -> float:
+    begin = clock()
     for activation in given:
         call(activation)
-    return time.process_time() - begin
+    return clock() - begin

@@ -113,15 +113,29 @@ def test_collected_answers_score_as_the_evaluation(look):
     assert [e.stage for e in again] == look.network.exits
 
 
-def test_time_is_of_the_way_that_answers(look):
+def test_time_is_of_the_way_that_answers(look, monkeypatch):
     taken = first_batches(look.given(), 20)
     assert sum(len(a.hidden) for a in taken) >= 20 and len(taken) < len(look.given())
-    # Large batches, so that there is something to measure.
-    given = [a.rows(torch.arange(13).repeat(40)) for a in taken[:1]]
-    last = look.network.exits[-1]
-    (one, same), whole_ms = time_answers(look.network, given, [Rule(0.0), last], turns=9)
-    assert 0 < one.share < same.share and 0.5 < same.share < 2
-    assert 0 < one.ms_per_sample < 2 * whole_ms
+    # A second for each sample in each stage: what is timed is then known to the digit.
+    passed, run_stage = [0], look.network.run_stage
+
+    def tick(stage, activation, answer=True):
+        passed[0] += len(activation.hidden)
+        return run_stage(stage, activation, answer)
+
+    monkeypatch.setattr(look.network, "run_stage", tick)
+    first, last = look.network.exits[0], look.network.exits[-1]
+    (one, half, same), whole_ms = time_answers(
+        look.network, taken, [Rule(0.0), first, last], clock=lambda: float(passed[0])
+    )
+    assert whole_ms == same.ms_per_sample == 1000 * last and same.share == 1.0
+    assert one.ms_per_sample == half.ms_per_sample == 1000 * first
+    assert one.share == half.share == first / last < 1
+
+
+def test_time_is_of_this_process(look):
+    found, whole_ms = time_answers(look.network, look.given(), [Rule(0.0)])
+    assert found[0].ms_per_sample > 0 and found[0].share > 0 and whole_ms > 0
 
 
 def test_fitted_temperatures_are_used_from_then_on(look):
