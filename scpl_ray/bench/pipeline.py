@@ -179,15 +179,21 @@ class Streaming:
         for _ in self.engine.run(self._work(_WARM_UP)):
             pass
         self.engine.members.spare.settle(_START_S)
-        ray.get([member.actor.watch_memory.remote() for member in self.engine.members.live])
 
     def _work(self, steps: int) -> list[schedule.Train]:
         self.begun += steps
         return [schedule.Train(i, 0) for i in range(self.begun - steps, self.begun)]
 
     def grown_mib(self) -> list[float]:
-        """The most that each stage's process had of its own since then, for the stage."""
-        return ray.get([member.actor.grown_mib.remote() for member in self.engine.members.live])
+        """The most that each stage's process has of its own for the stage, while work flows.
+
+        In steps of its own: to look at memory all the time takes a percent of a core.
+        """
+        actors = [member.actor for member in self.engine.members.live]
+        ray.get([actor.watch_memory.remote() for actor in actors])
+        for _ in self.engine.run(self._work(2 * max(10, self._under_way()))):
+            pass
+        return ray.get([actor.grown_mib.remote() for actor in actors])
 
     def _under_way(self) -> int:
         """Steps that are under way at most."""

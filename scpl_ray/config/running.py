@@ -28,7 +28,10 @@ class PipelineConfig(Section):
         description="how activations travel; nixl: directly, without fault_tolerance; auto: that "
         "only where every stage has a GPU and nixl, and fault_tolerance is off",
     )
-    prefetch: Annotated[int, Field(ge=0)] = Field(8, description="calls whose batches are ready")
+    prefetch: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="calls whose batches are ready; auto: 8, or 2 where many batches travel as one",
+    )
     data_workers: Annotated[int, Field(ge=0)] = Field(
         0,
         description="processes that make training batches; 0: the data process itself. Images "
@@ -45,6 +48,11 @@ class PipelineConfig(Section):
     def _auto(cls, value: Any) -> Any:
         return auto_or(value, "a number from 1")
 
+    @field_validator("prefetch", mode="before")
+    @classmethod
+    def _auto_prefetch(cls, value: Any) -> Any:
+        return auto_or(value, "a number from 0")
+
     def window(self, num_stages: int, long_calls: bool = False) -> int:
         """Calls in flight at most.
 
@@ -54,6 +62,12 @@ class PipelineConfig(Section):
                 stage, and three that wait. The fewer, the sooner a command takes effect.
         """
         return self.in_flight or (num_stages + 3 if long_calls else max(8, 2 * num_stages + 2))
+
+    def ahead(self, long_calls: bool = False) -> int:
+        """Calls whose batches are asked for before they are sent."""
+        if self.prefetch != "auto":
+            return self.prefetch
+        return 2 if long_calls else 8
 
 
 class MomentsConfig(Section):
@@ -107,8 +121,10 @@ class FaultToleranceConfig(Section):
     snapshot_every_steps: Positive | None = Field(
         None, description="steps between snapshots in memory, in place of seconds"
     )
-    log_mib: Positive = Field(
-        512, description="inputs kept for a replay, of all stages; when full: an earlier snapshot"
+    log_mib: Literal["auto"] | Positive = Field(
+        "auto",
+        description="inputs kept for a replay, of all stages; when full: an earlier snapshot; auto, "
+        "and at most: 30 % of Ray's object store",
     )
     checkpoint_every_s: Annotated[float, Field(gt=0)] | None = Field(
         60.0, description="seconds between checkpoints on storage; null: only by steps, or none"
@@ -136,6 +152,11 @@ class FaultToleranceConfig(Section):
     standby: bool = Field(
         True, description="CPU stages on a local Ray: keep a started process for a stage that dies"
     )
+
+    @field_validator("log_mib", mode="before")
+    @classmethod
+    def _auto_log(cls, value: Any) -> Any:
+        return auto_or(value, "a number of MiB")
 
 
 class ResourcesConfig(Section):

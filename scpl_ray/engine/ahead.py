@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scpl_ray import schedule
+from scpl_ray.config.running import PipelineConfig
 from scpl_ray.engine.call_size import CallSize
 from scpl_ray.engine.calls import Piece
 from scpl_ray.engine.members import Members
@@ -28,11 +29,13 @@ class Ahead:
         source: the data process.
         members: the stages.
         size: how many batches a call takes.
-        prefetch: calls whose batches are asked for before they are sent.
+        pipeline: calls whose batches are asked for before they are sent.
     """
 
-    def __init__(self, source: Source, members: Members, size: CallSize, prefetch: int) -> None:
-        self.source, self.members, self.size, self.prefetch = source, members, size, prefetch
+    def __init__(
+        self, source: Source, members: Members, size: CallSize, pipeline: PipelineConfig
+    ) -> None:
+        self.source, self.members, self.size, self.pipeline = source, members, size, pipeline
         self._asked: deque[list[Coming]] = deque()
 
     def calls(self, work: Iterable[schedule.Work]) -> Iterator[list[Coming]]:
@@ -41,7 +44,7 @@ class Ahead:
         for call in self._together(work):
             asked.append(self._ask([Coming(item) for item in call]))
             # It stays in there until it has been sent: its batch may have to be made again.
-            if len(asked) > self.prefetch:
+            while len(asked) > self.pipeline.ahead(self.size.now() > 1):
                 yield asked[0]
                 asked.popleft()
         while asked:

@@ -25,27 +25,35 @@ class CallSize:
         config: `batches_per_call` is read.
         single: a call takes one batch whatever a step costs.
         most_mib: that travels in one call.
+        room_mib: for what all stages are given in all calls that are under way.
     """
 
     config: PipelineConfig
     single: bool = False
     most_mib: float = MOST_MIB
+    room_mib: float = math.inf
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SEEN))
     _mib: float = 0.0
+    _kept_mib: float = 0.0
 
     def saw(self, stats: Iterable[StageStats]) -> None:
         """A training step is done."""
-        slowest = 0.0
+        slowest = given = 0.0
+        stages = 0
         for s in stats:
+            stages, given = stages + 1, given + s.given_mib
             slowest = max(slowest, s.receive_s + s.forward_s + s.send_s + s.update_s)
             self._mib = max(self._mib, s.given_mib, s.handed_mib)
         self._seconds.append(slowest)
+        # Twice: what is kept for a replay, and what comes until a marker has freed it.
+        calls = 2 * self.config.window(stages, True) + self.config.ahead(True)
+        self._kept_mib = max(self._kept_mib, 2 * calls * given)
 
     def now(self) -> int:
         """Batches that the next call takes: a power of two, unless the config says a number.
 
         As many as make the slowest stage's call long against what the call itself costs; not so
-        many that what travels at once fills the object store.
+        many that what travels and is kept fills the object store.
         """
         if self.single:
             return 1
@@ -54,5 +62,6 @@ class CallSize:
         if len(self._seconds) < _SEEN:
             return 1
         step = sorted(self._seconds)[_SEEN // 2]
-        wanted = min(_MOST, _LEAST_S / max(step, 1e-4), self.most_mib / max(self._mib, 1e-6))
-        return 2 ** max(0, round(math.log2(wanted)))
+        wanted = round(math.log2(min(_MOST, _LEAST_S / max(step, 1e-4))))
+        fit = min(self.most_mib / max(self._mib, 1e-6), self.room_mib / max(self._kept_mib, 1e-6))
+        return 2 ** max(0, min(wanted, math.floor(math.log2(max(fit, 1.0)))))

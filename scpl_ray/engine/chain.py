@@ -198,8 +198,8 @@ class Chain:
         Args:
             each: of all stages, in one call.
         """
-        coming = each * (2 * self.window + self._pipeline.prefetch)
-        return coming + sum(member.log_mib for member in self.members.all())
+        calls = 2 * self.window + self._pipeline.ahead(self._size.now() > 1)
+        return each * calls + sum(member.log_mib for member in self.members.all())
 
     def forget_before(self, number: int) -> None:
         """No stage will ever go back to before this work."""

@@ -27,6 +27,7 @@ class Marks:
         log_mib: inputs that are kept for a replay by the time that a marker could take effect;
             set by the engine.
         room_mib: how much of them the engine has room for.
+        done: the newest step that is through; set by the engine.
         rounds: a marker comes between them; set by the engine.
         may_write: whether a checkpoint can be written now.
         clock: seconds.
@@ -37,6 +38,7 @@ class Marks:
     cost_s: float = 0.0
     log_mib: float = 0.0
     room_mib: float = math.inf
+    done: int = -1
     rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
@@ -73,8 +75,13 @@ class Marks:
             due = _since(self._snapshot[1], step, config.snapshot_every_steps)
         else:
             due = _since(self._snapshot[0], now, self.every_s())
-        # Its own limit: a window that is longer than the log may hold must not mark every step.
-        full = self.log_mib > min(config.log_mib, self.room_mib) and step - self._snapshot[1] >= 4
+        # A marker frees the log when it is through, not before: more of them would only cut calls
+        # of many batches to pieces. Where a window alone is more than the log may hold, not every
+        # step shall be marked.
+        last = self._snapshot[1]
+        most = math.inf if config.log_mib == "auto" else config.log_mib
+        full = self.log_mib > min(most, self.room_mib)
+        full = full and self.done >= last and step - last >= 4
         if not (durable or (self.memory and (due or full))):
             return None
         self._snapshot = (now, step)

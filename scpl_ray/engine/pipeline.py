@@ -81,13 +81,14 @@ class RayEngine:
         store = float(ray.cluster_resources().get("object_store_memory", math.inf)) / 2**20
         most = min(MOST_MIB, _CALL_SHARE * store)
         one_each = bool(config.replicas) or is_end_to_end(config.method)
-        self.calls = CallSize(config.pipeline, one_each, most)
+        kept = _LOG_SHARE * store
+        self.calls = CallSize(config.pipeline, one_each, most, kept)
         self.chain = Chain(self.members, self.source, config, self.calls)
         self.recovery = Recovery(config, self.chain, say)
         self._asking = Asking(config.pipeline, self.members, self.recovery)
         self.collector = Collector(config, self.members, self.chain)
-        self.marks = Marks(config.fault_tolerance, room_mib=_LOG_SHARE * store)
-        self._ahead = Ahead(self.source, self.members, self.calls, config.pipeline.prefetch)
+        self.marks = Marks(config.fault_tolerance, room_mib=kept)
+        self._ahead = Ahead(self.source, self.members, self.calls, config.pipeline)
         self._next: list[Coming] = []
         self._steps = 0
 
@@ -239,6 +240,7 @@ class RayEngine:
         self.calls.saw(results.values())
         if cost := max(stats.snapshot_s for stats in results.values()):
             self.marks.cost_s = cost
+        self.marks.done = flying.work.step
         self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()

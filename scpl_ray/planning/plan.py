@@ -70,7 +70,14 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     window = config.pipeline.window(devices, per_call > 1)
     found = simulate(
         times,
-        Schedule(window, per_call, wish.call_s, config.pipeline.prefetch, costs.data_s, wish.cores),
+        Schedule(
+            window,
+            per_call,
+            wish.call_s,
+            config.pipeline.ahead(per_call > 1),
+            costs.data_s,
+            wish.cores,
+        ),
         wish.link,
     )
     states = memory.optimizer_states(config.optimizer.name, config.optimizer.momentum)

@@ -49,6 +49,21 @@ def test_the_slowest_stage_decides_and_a_number_is_a_number() -> None:
     assert CallSize(PipelineConfig(batches_per_call=5)).now() == 5
 
 
+def test_what_is_kept_of_all_stages_fits_the_room() -> None:
+    """Ten stages: 13 calls under way, twice, and 2 ahead; each batch is half a MiB to each."""
+    coming = 2 * 13 + 2
+    for room, size in ((2 * coming * 5 * 8.0, 8), (2 * coming * 5 * 7.9, 4), (1.0, 1)):
+        calls = CallSize(PipelineConfig(), room_mib=room)
+        for _ in range(16):
+            calls.saw([stats(0.001, 0.5)] * 10)
+        assert calls.now() == size
+
+
+def test_fewer_calls_are_asked_for_ahead_where_many_batches_travel_as_one() -> None:
+    assert (PipelineConfig().ahead(), PipelineConfig().ahead(True)) == (8, 2)
+    assert (PREFETCH.ahead(), PREFETCH.ahead(True)) == (3, 3)
+
+
 class Source:
     """Says what it was asked for."""
 
@@ -67,11 +82,14 @@ class Members:
         self.parked: list[Any] = []
 
 
+PREFETCH = PipelineConfig(prefetch=3)
+
+
 def together(work: list[schedule.Work], size: int, parked: bool = False) -> list[int]:
     members: Any = Members()
     members.parked = [1] if parked else []
     source: Any = Source()
-    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=size)), 2)
+    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=size)), PREFETCH)
     calls = list(ahead.calls(work))
     assert [item.work for call in calls for item in call] == work
     assert source.asked == [[item.work for item in call] for call in calls]
@@ -90,7 +108,7 @@ def test_calls_end_where_the_kind_of_work_changes() -> None:
 def test_lost_batches_are_asked_for_again() -> None:
     source: Any = Source()
     members: Any = Members()
-    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=2)), 3)
+    ahead = Ahead(source, members, CallSize(PipelineConfig(batches_per_call=2)), PREFETCH)
     calls = ahead.calls(schedule.training(1, 8, 0, stash=False))
     call = next(calls)
     before = [item.batch for item in call]

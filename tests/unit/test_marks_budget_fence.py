@@ -11,8 +11,13 @@ from scpl_ray.engine.marks import Marks
 from scpl_ray.schedule import Evaluate, Snapshot, Train, training
 
 
-def steps_of(marks: Marks, steps: int, tick: float = 0.0) -> list[tuple[int, bool]]:
-    """Where markers come among `steps` training steps of `tick` seconds each."""
+def steps_of(
+    marks: Marks, steps: int, tick: float = 0.0, under_way: int = 0
+) -> list[tuple[int, bool]]:
+    """Where markers come among `steps` training steps of `tick` seconds each.
+
+    A step is through when so many more are under way.
+    """
     now = [0.0]
     marks.clock = lambda: now[0]
     found = []
@@ -21,6 +26,7 @@ def steps_of(marks: Marks, steps: int, tick: float = 0.0) -> list[tuple[int, boo
             found.append((work.step, work.durable))
         else:
             now[0] += tick
+            marks.done = work.step - under_way
     return found
 
 
@@ -54,6 +60,11 @@ def test_a_full_log_marks_early_but_not_every_step() -> None:
     assert steps_of(marks, 10) == [(4, False), (8, False)]
     small = Marks(FaultToleranceConfig(checkpoint_every_s=None), log_mib=11.0, room_mib=10)
     assert steps_of(small, 6) == [(4, False)]
+
+
+def test_a_full_log_waits_for_the_marker_that_is_under_way() -> None:
+    marks = Marks(FaultToleranceConfig(log_mib=10, checkpoint_every_s=None), log_mib=11.0)
+    assert steps_of(marks, 40, under_way=15) == [(16, False), (32, False)]
 
 
 def test_disabled() -> None:
