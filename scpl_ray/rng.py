@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -34,6 +35,20 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     import numpy as np
 
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *purpose)))
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seeds the generators from which layers on this device draw.
+
+    On the CPU its own alone: `torch.manual_seed` asks all other devices too, which takes longer
+    than a small layer.
+    """
+    import torch
+
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,10 @@ class Stage:
         self._shares: list[Share | None] = []
         self._buffers: list[Tensor] = []
         self._marks: list[float] = []
+        # The CPU time of a process is added up over all its threads, and Ray's workers have dozens:
+        # that takes longer than a small layer.
+        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
+        self._cpu_clock = time.thread_time if alone else time.process_time
         self.kept: dict[int, dict[str, Tensor]] = {}
 
     def _autocast(self) -> AbstractContextManager:
@@ -119,7 +123,7 @@ class Stage:
         ahead = step - self.next_step
         if not 0 <= ahead < self.replicas or self._pending is not None:
             raise RuntimeError(f"step {step} came, but the next step is {self.next_step}")
-        begun_at, start, cpu = time.time(), time.perf_counter(), time.process_time()
+        begun_at, start, cpu = time.time(), time.perf_counter(), self._cpu_clock()
         if self._skips or self.replicas > 1:
             self._buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
@@ -128,7 +132,7 @@ class Stage:
         with self._autocast():
             output = self.module.run_layers(activation, self.run.config.seed, step)
         took = time.perf_counter() - start
-        cpu_s = time.process_time() - cpu
+        cpu_s = self._cpu_clock() - cpu
         leaf = activation if self._gives_gradient else None
         shapes = activation.shapes()
         self._pending = Pending(step, output, labels, took, begun_at, cpu_s, shapes, leaf)
@@ -150,7 +154,7 @@ class Stage:
             RuntimeError: `forward` of this step did not run or failed.
             NonFiniteLossError: before any weight is changed.
         """
-        start, cpu = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), self._cpu_clock()
         if self.replicas > 1:
             stats, share = self.share(step)
             self._shares.append(share)
@@ -160,7 +164,7 @@ class Stage:
             return replace(
                 stats,
                 update_s=time.perf_counter() - start,
-                cpu_s=stats.cpu_s + time.process_time() - cpu,
+                cpu_s=stats.cpu_s + self._cpu_clock() - cpu,
             )
         pending, loss, learned = self._backward(step, gradient)
         if pending.leaf is not None:
@@ -182,7 +186,7 @@ class Stage:
         Raises:
             RuntimeError, NonFiniteLossError: as `update`.
         """
-        start, cpu = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), self._cpu_clock()
         pending, loss, learned = self._backward(step)
         share = None
         if learned:
@@ -241,7 +245,8 @@ class Stage:
     def _stats(
         self, pending: Pending, loss: LocalLoss, lr: float, learned: bool, start: float, cpu: float
     ) -> StageStats:
-        return step_stats(self.spec.number, pending, loss, lr, learned, start, cpu, self._marks)
+        cpu_s = self._cpu_clock() - cpu
+        return step_stats(self.spec.number, pending, loss, lr, learned, start, cpu_s, self._marks)
 
     @torch.no_grad()
     def _put_buffers_back(self) -> None:

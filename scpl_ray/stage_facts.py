@@ -28,7 +28,7 @@ class StageStats:
     what Ray does with the result before the next call), update (loss, backward, then the
     optimizer). `snapshot_s` is what snapshots cost since the step before, `given_mib` the size of
     the input, `handed_mib` of the output, `begun_at` when the forward began; `skipped` says that
-    the loss was not finite and nothing was learned. `cpu_s` is the process's CPU time in forward
+    the loss was not finite and nothing was learned. `cpu_s` is the CPU time of forward
     and update, `replica` which process of the stage it was, from 0. `contrastive`, `prediction`
     and `parts` are what the loss is made of, before weights; which there are, the method says.
     """

@@ -11,7 +11,7 @@ from scpl_ray.config.schema import Config
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel, apply_layer
 from scpl_ray.objective import LocalLoss, LocalObjective
-from scpl_ray.rng import derive_seed
+from scpl_ray.rng import derive_seed, seed_device
 from scpl_ray.stage_facts import StageSpec
 
 
@@ -66,7 +66,7 @@ class StageModule(nn.Module):
             activation = activation.with_hidden(hidden, activation.states)
         for name, layer in zip(self.names, self.stack, strict=True):
             if seed is not None:
-                torch.manual_seed(derive_seed(seed, "forward", name, step))
+                seed_device(activation.hidden.device, derive_seed(seed, "forward", name, step))
             activation = apply_layer(layer, activation)
         return activation
 

@@ -46,7 +46,7 @@ def step_stats(
     lr: float,
     learned: bool,
     start: float,
-    cpu: float,
+    cpu_s: float,
     marks: Sequence[float],
 ) -> StageStats:
     """What a stage reports of a step that ends now.
@@ -58,7 +58,7 @@ def step_stats(
         lr: learning rate.
         learned: whether it learned from it, or left it out.
         start: `time.perf_counter` when the update began.
-        cpu: `time.process_time` then.
+        cpu_s: CPU time of the update.
         marks: `time.perf_counter` after the loss, and after the backward.
     """
     labels = pending.labels
@@ -81,7 +81,7 @@ def step_stats(
         loss_s=marks[0] - start,
         backward_s=marks[-1] - marks[0],
         begun_at=pending.begun_at,
-        cpu_s=pending.cpu_s + time.process_time() - cpu,
+        cpu_s=pending.cpu_s + cpu_s,
         parts={name: float(part.detach()) for name, part in loss.parts.items()},
     )
 

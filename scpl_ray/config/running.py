@@ -123,8 +123,8 @@ class FaultToleranceConfig(Section):
     )
     log_mib: Literal["auto"] | Positive = Field(
         "auto",
-        description="inputs kept for a replay, of all stages; when full: an earlier snapshot; auto, "
-        "and at most: 30 % of Ray's object store",
+        description="inputs kept for a replay, of all stages; when full: an earlier snapshot; "
+        "auto, and at most: 30 % of Ray's object store",
     )
     checkpoint_every_s: Annotated[float, Field(gt=0)] | None = Field(
         60.0, description="seconds between checkpoints on storage; null: only by steps, or none"

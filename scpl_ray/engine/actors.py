@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ from scpl_ray.peak_memory import PeakMemory, own_mib
 from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
 
+# To ask the system takes longer than a small layer.
+_MEMORY_EVERY_S = 0.1
 # The slowest that memory is copied into the store at, first touch of its pages included.
 _COPY_MIB_S = 500.0
 
@@ -59,6 +62,7 @@ class StageActor:
         self.failure: tuple[int, ScplRayError] | None = None
         self.snapshot_s = self.snapshot_mib = 0.0
         self.process = psutil.Process()
+        self.memory_mib, self.memory_at = 0.0, -math.inf
         self.bare_mib = own_mib()
         self.idle_since = self.sending_since = time.perf_counter()
         self.waiting_s = self.receive_s = self.send_s = 0.0
@@ -315,7 +319,10 @@ class StageActor:
     def _memory_mib(self) -> float:
         if self.stage.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
-        return self.process.memory_info().rss / 2**20
+        if self.idle_since - self.memory_at > _MEMORY_EVERY_S:
+            self.memory_mib = self.process.memory_info().rss / 2**20
+            self.memory_at = self.idle_since
+        return self.memory_mib
 
 
 def one_of(given: Given, index: int | None) -> Packet | Batch:

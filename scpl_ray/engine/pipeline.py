@@ -219,6 +219,7 @@ class RayEngine:
         work, lost = flying.work, tuple(flying.lost)
         if isinstance(work, schedule.Train):
             self._trained(flying, results)
+            self.marks.done = work.step
             yield Done(work, stats=tuple(results.values()), lost=lost)
         elif isinstance(work, schedule.Evaluate):
             scores = [s for r in results.values() for s in (r if isinstance(r, list) else [r])]
@@ -240,7 +241,6 @@ class RayEngine:
         self.calls.saw(results.values())
         if cost := max(stats.snapshot_s for stats in results.values()):
             self.marks.cost_s = cost
-        self.marks.done = flying.work.step
         self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()
