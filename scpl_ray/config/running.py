@@ -171,6 +171,11 @@ class ResourcesConfig(Section):
     keep_freed_memory: bool = Field(
         True, description="glibc: keep what was freed instead of giving it back and faulting it in"
     )
+    time_slice_ms: Annotated[float, Field(ge=0.1, le=100)] | None = Field(
+        100.0,
+        description="Linux 6.12 and later: how long a stage keeps a core that other stages wait "
+        "for; null: the system's own, some 3 ms",
+    )
     compile: bool = Field(
         False, description="torch.compile each layer, one kernel for each shape; slow to start"
     )

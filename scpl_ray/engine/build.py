@@ -14,6 +14,7 @@ from torch import Tensor
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import DataInfo
 from scpl_ray.engine.base import StageState
+from scpl_ray.engine.time_slice import set_time_slice
 from scpl_ray.models.registry import build_model
 from scpl_ray.models.text import WordVectors
 from scpl_ray.stage import Run, Stage
@@ -27,6 +28,8 @@ def prepare_stage_process(config: Config, threads: int) -> None:
     """Sets up a process that is there for one stage; see `prepare_process`."""
     if config.resources.keep_freed_memory:
         keep_freed_memory()
+    if config.resources.time_slice_ms is not None:
+        set_time_slice(config.resources.time_slice_ms)
     prepare_process(config, threads)
 
 
