@@ -240,6 +240,10 @@ class Stage:
         learned = math.isfinite(total) and self._differentiate(loss.total, pending.output, gradient)
         if not learned and not self._skips:
             raise NonFiniteLossError(self.spec.number, step, total)
+        # The graph goes now, where its time counts as the backward's; freeing it can take as long
+        # as an optimizer's step.
+        loss, pending.output = loss.detach(), pending.output.detach()
+        self._marks.append(time.perf_counter())
         return pending, loss, learned
 
     def _stats(
@@ -264,7 +268,6 @@ class Stage:
         # A sum is finite only if all of it is, and costs one pass.
         if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):
             return False
-        self._marks.append(time.perf_counter())
         return True
 
     def _descend(self, lr: float) -> None:

@@ -54,7 +54,7 @@ def step_stats(
     Args:
         stage: its number.
         pending: the batch.
-        loss: of it.
+        loss: of it, without its graph.
         lr: learning rate.
         learned: whether it learned from it, or left it out.
         start: `time.perf_counter` when the update began.
@@ -66,7 +66,7 @@ def step_stats(
     return StageStats(
         stage=stage,
         step=pending.step,
-        loss=float(loss.total.detach()),
+        loss=float(loss.total),
         contrastive=_number(loss.contrastive),
         prediction=_number(loss.prediction),
         correct=correct,
@@ -82,9 +82,9 @@ def step_stats(
         backward_s=marks[-1] - marks[0],
         begun_at=pending.begun_at,
         cpu_s=pending.cpu_s + cpu_s,
-        parts={name: float(part.detach()) for name, part in loss.parts.items()},
+        parts={name: float(part) for name, part in loss.parts.items()},
     )
 
 
 def _number(value: Tensor | None) -> float | None:
-    return None if value is None else float(value.detach())
+    return None if value is None else float(value)

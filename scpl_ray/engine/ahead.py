@@ -63,14 +63,18 @@ class Ahead:
         return call
 
     def _together(self, work: Iterable[schedule.Work]) -> Iterator[list[schedule.Work]]:
-        """Puts work of one kind together, as much as a call takes."""
+        """Puts work of one kind together, as much as a call takes.
+
+        A full call does not wait for what comes next: markers come by the clock, and one that came
+        behind the first batch of a call would leave that alone in it.
+        """
         call: list[schedule.Work] = []
         for item in work:
-            if call and not (_alike(call[-1], item) and len(call) < self._most(item)):
+            if call and not _alike(call[-1], item):
                 yield call
                 call = []
             call.append(item)
-            if self._most(item) == 1:
+            if len(call) >= self._most(item):
                 yield call
                 call = []
         if call:

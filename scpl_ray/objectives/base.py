@@ -38,6 +38,16 @@ class LocalLoss:
     logits: Tensor | None
     parts: dict[str, Tensor] = field(default_factory=dict)
 
+    def detach(self) -> LocalLoss:
+        """The same numbers without the graph that they came from."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.detach()
+
+        parts = {name: part.detach() for name, part in self.parts.items()}
+        known = (cut(self.contrastive), cut(self.prediction), cut(self.logits))
+        return LocalLoss(self.total.detach(), *known, parts)
+
 
 @dataclass(frozen=True)
 class Place:

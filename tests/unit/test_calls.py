@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -103,6 +104,22 @@ def test_calls_end_where_the_kind_of_work_changes() -> None:
     assert together(work, 1) == [1] * len(work)
     marked = [*work[:2], schedule.Snapshot(2), *work[2:7]]
     assert together(marked, 4) == [2, 1, 4, 1]
+
+
+def test_a_full_call_does_not_wait_for_the_work_behind_it() -> None:
+    pulled: list[schedule.Work] = []
+
+    def work() -> Iterator[schedule.Work]:
+        for i in range(9):
+            pulled.append(schedule.Train(i, 0))
+            yield pulled[-1]
+
+    members: Any = Members()
+    source: Any = Source()
+    settings = PipelineConfig(batches_per_call=4, prefetch=0)
+    calls = Ahead(source, members, CallSize(settings), settings).calls(work())
+    assert len(next(calls)) == 4 and len(pulled) == 4
+    assert len(next(calls)) == 4 and len(pulled) == 8
 
 
 def test_lost_batches_are_asked_for_again() -> None:
