@@ -266,9 +266,7 @@ class Stage:
         backward(total, output, gradient)
         grads = [p.grad for p in self._parameters() if p.grad is not None]
         # A sum is finite only if all of it is, and costs one pass.
-        if grads and not math.isfinite(float(torch.stack([g.sum() for g in grads]).sum())):
-            return False
-        return True
+        return not grads or math.isfinite(float(torch.stack([g.sum() for g in grads]).sum()))
 
     def _descend(self, lr: float) -> None:
         """Takes a step down the gradients."""

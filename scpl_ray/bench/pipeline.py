@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -214,22 +214,26 @@ class Streaming:
         stats: list[tuple[StageStats, ...]] = []
         cpu: dict[str, float] = {}
         spent: dict[str, float] = {}
+        between = [0.0, 0.0]
         for done in engine.run(work):
             stats.append(done.stats)
             if len(stats) == 1:
                 filled = time.perf_counter() - start
             if len(stats) == first:
-                cpu = cpu_seconds(engine.pids)
+                cpu, between[0] = cpu_seconds(engine.pids), time.time()
             if len(stats) == last:
-                spent = cpu_seconds(engine.pids)
+                spent, between[1] = cpu_seconds(engine.pids), time.time()
+        spent = {kind: seconds - cpu.get(kind, 0.0) for kind, seconds in spent.items()}
+        # A stage is ahead of what is through, not always by as much: its time is by its own steps.
+        per_stage = {f"stage {s[0].stage}": _done(s, between) for s in zip(*stats, strict=True)}
         steady = list(zip(*stats[first:last], strict=True))
         return Turn(
             # By the moments at which the slowest to finish finished: many come back in one call.
             1000 * _pace([s[-1].finished_at for s in stats[first:last]]),
             1000 * filled,
             [_parts(column) for column in steady],
-            [1000 * statistics.fmean(s.cpu_s for s in column) for column in steady],
-            {k: 1000 * (spent[k] - cpu.get(k, 0.0)) / (last - first) for k in spent},
+            [1000 * statistics.fmean(s.cpu_s for s in own) for own in per_stage.values()],
+            {k: 1000 * s / len(per_stage.get(k, range(first, last))) for k, s in spent.items()},
             sum(statistics.fmean(s.given_mib for s in column) for column in steady),
             engine.calls.now(),
         )
@@ -249,6 +253,11 @@ def _started(config: Config) -> Iterator[tuple[Streaming, list[StageSpec]]]:
         yield streaming, specs
     finally:
         engine.close()
+
+
+def _done(stats: Sequence[StageStats], between: Sequence[float]) -> list[StageStats]:
+    """The steps of one stage that ended between two moments, in seconds since 1970."""
+    return [s for s in stats if between[0] < s.finished_at <= between[1]]
 
 
 def _pace(finished: list[float]) -> float:
