@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 import click
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 @click.option(
     "--call-overhead", default="2ms", show_default=True, help="A call, beside its batches."
 )
+@click.option(
+    "--driver-overhead",
+    default="4ms",
+    show_default=True,
+    help="A call of one stage, to the driver and Ray.",
+)
 @click.option("--check", is_flag=True, help="Run the real pipeline here too, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
@@ -51,6 +58,7 @@ def command(
     samples: int | None,
     price_per_hour: float | None,
     call_overhead: str,
+    driver_overhead: str,
     check: bool,
     as_json: bool,
     debug: bool,
@@ -79,6 +87,7 @@ def command(
         )
     link = Link(parse_latency(latency), math.inf if link_text is None else parse_rate(link_text))
     call_s = parse_latency(call_overhead, "--call-overhead")
+    driver_s = parse_latency(driver_overhead, "--driver-overhead")
     device = None if device_name is None else find_device(device_name)
     resolved = load_config(config, overrides)
     check_plannable(resolved)
@@ -87,7 +96,7 @@ def command(
         size, drop = resolved.train.batch_size, resolved.train.drop_last
         steps = max(1, samples // size if drop else -(-samples // size))
     places = cores or (here if here is not None else math.inf)
-    wish = Wish(stages, link, places, call_s, device, steps, price_per_hour)
+    wish = Wish(stages, link, places, call_s, driver_s, device, steps, price_per_hour)
     plan = make_plan(resolved, costs, wish)
     fits = len(plan.cut) > 1 and sum(plan.cut) <= len(costs.layers) and not resolved.replicas
     if here is not None and cores is None and fits:
@@ -117,10 +126,10 @@ def _costs(
         batch = loader.train_batch(0)
         return estimate(config, ready.info, batch, device), ready.steps_per_epoch, None
     from scpl_ray.engine.placement import num_cores
-    from scpl_ray.planning.measure import profile
+    from scpl_ray.planning.measure import IDLE_RAY, profile
 
     found = profile(config, stages)
-    return found.costs, found.steps_per_epoch, num_cores() / found.threads
+    return found.costs, found.steps_per_epoch, (num_cores() - IDLE_RAY) / found.threads
 
 
 def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
@@ -133,8 +142,8 @@ def _check(config: Config, plan: Plan, layers: int) -> dict[str, float]:
             f"--check: {len(plan.cut)} stages need more than the {layers} layers of the model; "
             f"allowed: 1 to {layers}"
         )
-    (turn,), _ = stream(config.model_copy(update={"stages": plan.cut}), 40, 1)
-    predicted, real = 1000 * plan.step_s, turn.step_ms
+    turns, _ = stream(config.model_copy(update={"stages": plan.cut}), 40, 3)
+    predicted, real = 1000 * plan.step_s, statistics.median(turn.step_ms for turn in turns)
     return {
         "predicted_ms": predicted,
         "measured_ms": real,

@@ -23,6 +23,7 @@ class Wish:
         link: between stages.
         cores: stages that can compute at once; infinite: a device each.
         call_s: seconds that a call costs a stage beside its batches.
+        driver_s: seconds that a call costs the driver and Ray, for each stage.
         device: for its memory; None: not known.
         steps_per_epoch: None: not known.
         price_per_hour: of one device; None: not known.
@@ -34,6 +35,7 @@ class Wish:
     link: Link
     cores: float = math.inf
     call_s: float = 0.0
+    driver_s: float = 0.0
     device: Device | None = None
     steps_per_epoch: int | None = None
     price_per_hour: float | None = None

@@ -7,7 +7,8 @@ The rules are those of the engine:
 - A stage does one call at a time, in order. A call of one batch: receive, forward, send; the
   output leaves; then the update. A call of k batches: k times all of it; then the k outputs leave
   together.
-- The data process makes the calls' batches in order, up to `prefetch` calls ahead of their use.
+- The data process makes the calls' batches in order, up to `prefetch` calls ahead of their use;
+  what a call costs the driver and Ray counts as part of that.
 - A link carries one call after another; its latency does not hold it.
 - Where more processes compute than there are cores, they share the cores evenly (egalitarian
   processor sharing, the fluid limit of the kernel's round-robin). Stages of several threads need
@@ -66,6 +67,7 @@ class Schedule:
         call_s: seconds that a call costs each stage beside its batches.
         prefetch: calls whose batches are made ahead.
         data_s: seconds that the data process needs for a batch.
+        driver_s: seconds that a call costs the driver and Ray's own processes.
         cores: processes that can compute at the same time; infinite: a device for each.
     """
 
@@ -74,6 +76,7 @@ class Schedule:
     call_s: float = 0.0
     prefetch: int = 8
     data_s: float = 0.0
+    driver_s: float = 0.0
     cores: float = math.inf
 
 
@@ -164,7 +167,8 @@ class _Loop:
             self.states.append(
                 _State([schedule.call_s + before, s.update_s] if k == 1 else [whole])
             )
-        self.data = _State([k * schedule.data_s])
+        self.made_s = k * schedule.data_s + schedule.driver_s
+        self.data = _State([self.made_s])
         self.now = self.virtual = 0.0
         self.active = 0
         self.ends: list[tuple[float, int, int]] = []  # (virtual time, order, stage)
@@ -237,15 +241,15 @@ class _Loop:
     def _advance(self) -> None:
         """Sends what the window allows and is made; has more made."""
         ahead = min(self.total, self.sent + self.schedule.prefetch + 1)
-        if self.schedule.data_s == 0:
+        if self.made_s == 0:
             self.made = ahead
         while self.sent < min(self.made, self.total, self.finished + self.schedule.window):
             self._arrive(self.now, 0, self.sent)
             self.sent += 1
-            if self.schedule.data_s == 0:
+            if self.made_s == 0:
                 self.made = min(self.total, self.sent + self.schedule.prefetch + 1)
         ahead = min(self.total, self.sent + self.schedule.prefetch + 1)
-        if self.schedule.data_s and self.data.call is None and self.made < ahead:
+        if self.made_s and self.data.call is None and self.made < ahead:
             self.data.call = self.made
             self._compute(_DATA, self.data.phases[0])
 

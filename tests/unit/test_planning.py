@@ -92,6 +92,14 @@ def test_slow_data_is_the_step() -> None:
     assert streamed(data_s=0.1, cores=2).step_s == pytest.approx(0.5 / 2, rel=0.02)
 
 
+def test_the_driver_takes_cores_by_the_call() -> None:
+    """Four stages of 0.1 s and 0.4 s of the driver, for a call of four batches, on two cores."""
+    shared = streamed(driver_s=0.4, per_call=4, cores=2)
+    assert shared.step_s == pytest.approx((4 * 0.1 + 0.4 / 4) / 2, rel=0.02)
+    assert streamed(driver_s=0.4, per_call=4).step_s == pytest.approx(0.1, rel=0.02)
+    assert streamed(driver_s=0.4).step_s == pytest.approx(0.4, rel=0.02), "one at a time"
+
+
 def test_what_is_held_before_a_stage() -> None:
     # All stages as fast: each output is taken up at once, and one waits behind it.
     assert max(streamed(window=8).held[1:]) <= 2
