@@ -175,10 +175,16 @@ class Streaming:
         self.engine, self.begun = engine, 0
 
     def warm_up(self) -> None:
-        """Lets the pipeline find out how many batches go into a call, and the spare process be."""
+        """Lets the pipeline find out how many batches go into a call, and the spare process be.
+
+        And a window of such calls through: pages of the object store cost more when they are first
+        touched.
+        """
         for _ in self.engine.run(self._work(_WARM_UP)):
             pass
         self.engine.members.spare.settle(_START_S)
+        for _ in self.engine.run(self._work(self._under_way())):
+            pass
 
     def _work(self, steps: int) -> list[schedule.Train]:
         self.begun += steps

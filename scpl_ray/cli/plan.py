@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     "--call-overhead", default="2ms", show_default=True, help="A call, beside its batches."
 )
 @click.option(
+    "--batch-overhead", default="0.3ms", show_default=True, help="A batch, beside its compute."
+)
+@click.option(
     "--driver-overhead",
     default="4ms",
     show_default=True,
@@ -58,6 +61,7 @@ def command(
     samples: int | None,
     price_per_hour: float | None,
     call_overhead: str,
+    batch_overhead: str,
     driver_overhead: str,
     check: bool,
     as_json: bool,
@@ -87,6 +91,7 @@ def command(
         )
     link = Link(parse_latency(latency), math.inf if link_text is None else parse_rate(link_text))
     call_s = parse_latency(call_overhead, "--call-overhead")
+    batch_s = parse_latency(batch_overhead, "--batch-overhead")
     driver_s = parse_latency(driver_overhead, "--driver-overhead")
     device = None if device_name is None else find_device(device_name)
     resolved = load_config(config, overrides)
@@ -96,7 +101,7 @@ def command(
         size, drop = resolved.train.batch_size, resolved.train.drop_last
         steps = max(1, samples // size if drop else -(-samples // size))
     places = cores or (here if here is not None else math.inf)
-    wish = Wish(stages, link, places, call_s, driver_s, device, steps, price_per_hour)
+    wish = Wish(stages, link, places, call_s, batch_s, driver_s, device, steps, price_per_hour)
     plan = make_plan(resolved, costs, wish)
     fits = len(plan.cut) > 1 and sum(plan.cut) <= len(costs.layers) and not resolved.replicas
     if here is not None and cores is None and fits:

@@ -65,6 +65,7 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     ]
     if wish.beside_s is not None:
         times = [_lasting(t, s) for t, s in zip(times, wish.beside_s, strict=True)]
+    times = [dataclasses.replace(t, receive_s=t.receive_s + wish.batch_s) for t in times]
     per_call = batches_per_call(config, times, costs.input_mib)
     devices = sum(replicas)
     window = config.pipeline.window(devices, per_call > 1)
@@ -245,6 +246,8 @@ def _assumptions(costs: Costs, wish: Wish) -> list[str]:
         lines.append(f"stages share {wish.cores:g} places to compute, evenly")
     if wish.beside_s is not None:
         lines.append("the stages of this cut were measured while all of them computed at once")
+    if wish.batch_s:
+        lines.append(f"a batch costs a stage {1000 * wish.batch_s:g} ms beside its compute")
     if wish.call_s:
         lines.append(f"a call costs each stage {1000 * wish.call_s:g} ms beside its batches")
     if wish.driver_s:

@@ -23,6 +23,7 @@ class Wish:
         link: between stages.
         cores: stages that can compute at once; infinite: a device each.
         call_s: seconds that a call costs a stage beside its batches.
+        batch_s: seconds that a batch costs a stage beside its compute and its copies.
         driver_s: seconds that a call costs the driver and Ray, for each stage.
         device: for its memory; None: not known.
         steps_per_epoch: None: not known.
@@ -35,6 +36,7 @@ class Wish:
     link: Link
     cores: float = math.inf
     call_s: float = 0.0
+    batch_s: float = 0.0
     driver_s: float = 0.0
     device: Device | None = None
     steps_per_epoch: int | None = None

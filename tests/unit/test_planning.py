@@ -265,7 +265,8 @@ def config(tmp_path: Path) -> str:
 def test_the_command_on_given_costs(config: str, tmp_path: Path) -> None:
     given = costs_file(tmp_path, 8)
     wish = ["--costs", given, "--stages", "4", "--samples", "6400", "--price-per-hour", "3.6"]
-    done = call(config, *wish, "--call-overhead", "0s", "--json")
+    none = ("--call-overhead", "0s", "--batch-overhead", "0s")
+    done = call(config, *wish, *none, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
     assert found["cut"] == [2, 2, 2, 2]
