@@ -69,6 +69,10 @@ class PipelineConfig(Section):
             return self.prefetch
         return 2 if long_calls else 8
 
+    def coming(self, num_stages: int, long_calls: bool) -> int:
+        """Calls that are given to each stage until a marker of now is through all of them."""
+        return 2 * self.window(num_stages, long_calls) + self.ahead(long_calls)
+
 
 class MomentsConfig(Section):
     """Moments of a run; a change at epoch E comes after E epochs, at step S before step S."""

@@ -46,8 +46,7 @@ class CallSize:
             self._mib = max(self._mib, s.given_mib, s.handed_mib)
         self._seconds.append(slowest)
         # Twice: what is kept for a replay, and what comes until a marker has freed it.
-        calls = 2 * self.config.window(stages, True) + self.config.ahead(True)
-        self._kept_mib = max(self._kept_mib, 2 * calls * given)
+        self._kept_mib = max(self._kept_mib, 2 * self.config.coming(stages, True) * given)
 
     def now(self) -> int:
         """Batches that the next call takes: a power of two, unless the config says a number.

@@ -76,8 +76,10 @@ class Chain:
     @property
     def window(self) -> int:
         """Calls under way at most."""
-        processes = sum(len(member.actors) for member in self.members.live)
-        return self._pipeline.window(processes, self._size.now() > 1)
+        return self._pipeline.window(self._processes(), self._size.now() > 1)
+
+    def _processes(self) -> int:
+        return sum(len(member.actors) for member in self.members.live)
 
     def crowded(self) -> bool:
         """Whether the window is full; markers do not count."""
@@ -198,8 +200,8 @@ class Chain:
         Args:
             each: of all stages, in one call.
         """
-        calls = 2 * self.window + self._pipeline.ahead(self._size.now() > 1)
-        return each * calls + sum(member.log_mib for member in self.members.all())
+        coming = self._pipeline.coming(self._processes(), self._size.now() > 1)
+        return each * coming + sum(member.log_mib for member in self.members.all())
 
     def forget_before(self, number: int) -> None:
         """No stage will ever go back to before this work."""
