@@ -180,10 +180,12 @@ class Streaming:
         And a window of such calls through: pages of the object store cost more when they are first
         touched.
         """
-        for _ in self.engine.run(self._work(_WARM_UP)):
-            pass
+        self._flow(_WARM_UP)
         self.engine.members.spare.settle(_START_S)
-        for _ in self.engine.run(self._work(self._under_way())):
+        self._flow(self._under_way())
+
+    def _flow(self, steps: int) -> None:
+        for _ in self.engine.run(self._work(steps)):
             pass
 
     def _work(self, steps: int) -> list[schedule.Train]:
@@ -197,13 +199,12 @@ class Streaming:
         """
         actors = [member.actor for member in self.engine.members.live]
         ray.get([actor.watch_memory.remote() for actor in actors])
-        for _ in self.engine.run(self._work(2 * max(10, self._under_way()))):
-            pass
+        self._flow(2 * self._under_way())
         return ray.get([actor.grown_mib.remote() for actor in actors])
 
     def _under_way(self) -> int:
-        """Steps that are under way at most."""
-        return self.engine.chain.window * self.engine.calls.now()
+        """Steps that are under way at most, and ten at least."""
+        return max(10, self.engine.chain.window * self.engine.calls.now())
 
     def turn(self, steps: int) -> Turn:
         """Streams steps and measures those between the filling and the draining of the window.
@@ -212,7 +213,7 @@ class Streaming:
             steps: to be measured; more where that is not twice what is under way.
         """
         engine = self.engine
-        first = max(10, self._under_way())
+        first = self._under_way()
         work = self._work(first + max(steps, 2 * first) + first)
         last = len(work) - first
         start = time.perf_counter()

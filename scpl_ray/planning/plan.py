@@ -251,7 +251,7 @@ def _assumptions(costs: Costs, wish: Wish) -> list[str]:
     if wish.call_s:
         lines.append(f"a call costs each stage {1000 * wish.call_s:g} ms beside its batches")
     if wish.driver_s:
-        lines.append(f"and the driver and Ray {1000 * wish.driver_s:g} ms for each stage")
+        lines.append(f"a call costs the driver and Ray {1000 * wish.driver_s:g} ms for each stage")
     lines.append(
         "GPipe, 1F1B, ZB-H1: best power of two of micro-batches, each at its share of the batch's "
         "time, no overhead: what small micro-batches lose on a device is not modelled"

@@ -39,7 +39,5 @@ def test_no_process_carries_output_that_nobody_reads(tmp_path: Path) -> None:
     lines = json.loads(done.stdout.splitlines()[-1])
     assert any("raylet" in line for line in lines.values())
     assert not [line for line in lines.values() if "log_monitor" in line]
-    _, left = psutil.wait_procs(
-        [psutil.Process(int(pid)) for pid in lines if psutil.pid_exists(int(pid))], timeout=10
-    )
-    assert not left
+    left = [process for process in psutil.process_iter() if str(process.pid) in lines]
+    assert not psutil.wait_procs(left, timeout=10)[1]
