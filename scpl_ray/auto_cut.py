@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from scpl_ray.balance import balance, spread_devices, stage_costs, useful_stages
 from scpl_ray.config import Config
 from scpl_ray.partition import partition
+from scpl_ray.spawned import spawned
 
 if TYPE_CHECKING:
     from scpl_ray.profiling import LayerTimes
@@ -28,9 +28,8 @@ def cut_layers(config: Config) -> tuple[Config, str]:
     """
     if not is_open(config):
         return config, ""
-    context = multiprocessing.get_context("spawn")
     paths = [str(Path.cwd()), *[p for p in sys.path if p]]
-    with context.Pool(1) as pool:
+    with spawned(1) as pool:
         times, devices = pool.apply(_measured, (config, paths))
     speeds = config.resources.device_speeds
     if config.stages == "auto":

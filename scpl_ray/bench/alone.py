@@ -21,6 +21,7 @@ from scpl_ray.engine.build import build_stage, prepare_stage_process
 from scpl_ray.engine.data import load_data
 from scpl_ray.engine.placement import num_cores, threads_per_stage
 from scpl_ray.models.activation import Activation, from_batch
+from scpl_ray.spawned import spawned
 from scpl_ray.stage import Stage
 from scpl_ray.stage_facts import StageSpec
 
@@ -38,8 +39,7 @@ def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[flo
     Returns:
         Median milliseconds of forward and update of each stage.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
+    with spawned(1) as pool:
         return pool.apply(_alone, (config, specs, steps))
 
 
@@ -52,7 +52,7 @@ def stages_side_by_side(config: Config, specs: list[StageSpec], steps: int) -> l
     """
     context = multiprocessing.get_context("spawn")
     shared = (context.Barrier(len(specs)), context.Value("i", 0))
-    with context.Pool(len(specs), _share, shared) as pool:
+    with spawned(len(specs), _share, *shared) as pool:
         calls = [(config, specs, number, steps) for number in range(len(specs))]
         # By whoever ends first: a stage that fails is heard while the others still wait for it.
         found = dict(pool.imap_unordered(_beside, calls))

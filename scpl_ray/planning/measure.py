@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from scpl_ray.config.schema import Config
 from scpl_ray.planning.costs import Costs, LayerCost
+from scpl_ray.spawned import spawned
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -62,7 +63,7 @@ def profile(config: Config, stages: int | None) -> Profile:
     paths = [str(Path.cwd()), *[p for p in sys.path if p]]
     context = multiprocessing.get_context("spawn")
     others: list[BaseProcess] = []
-    with context.Pool(1) as pool:
+    with spawned(1) as pool:
         try:
             threads, places = pool.apply(_places, (config, stages, paths))
             for _ in range(places - 1):
@@ -148,7 +149,8 @@ def _profile(
         can_repeat(config, model.more),
         input_mib=activation_mib(inputs[0][0]),
         data_s=statistics.median(made),
-        copy_s_mib=_copy_s(),
+        # Who is killed with a block of shared memory in hand leaves it behind.
+        copy_s_mib=_copy_s() if started is None else 0.0,
     )
     return Profile(costs, ready.steps_per_epoch, threads)
 
