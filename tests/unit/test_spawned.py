@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scpl_ray.spawned import spawned
+
 HOLDER = """
 import multiprocessing
 import time
@@ -53,7 +55,5 @@ def test_a_failure_is_heard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [0, -1])
 def test_no_process(processes: int) -> None:
-    from scpl_ray.spawned import spawned
-
     with pytest.raises(ValueError, match="at least 1"), spawned(processes):
         pass
