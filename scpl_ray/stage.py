@@ -20,19 +20,12 @@ import torch
 from torch import Tensor
 
 from scpl_ray.config.schema import Config
+from scpl_ray.descent import Descent
 from scpl_ray.errors import NonFiniteLossError
 from scpl_ray.gradient import as_leaf, backward, gradient_of, stand_in
 from scpl_ray.models.activation import Activation
 from scpl_ray.models.layers import LayeredModel
 from scpl_ray.objective import LocalLoss, has_exit
-from scpl_ray.optim import (
-    CLEAR_EVERY,
-    clear_tiny,
-    learning_rate,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
 from scpl_ray.rounds import ends_round
 from scpl_ray.share import Share, put_mean
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
@@ -79,14 +72,8 @@ class Stage:
         config = self.run.config
         self.module = StageModule(self.spec, self.model, config, self.run.num_classes)
         self.module.to(self.device)
-        exit_params = self.module.objective.apart()
-        apart = {id(p) for p in exit_params}
-        body = [p for p in self.module.named_trainable().values() if id(p) not in apart]
-        # Clipped apart: the exit head's gradient must not touch the layers, by its norm neither.
-        self.groups = [group for group in (body, exit_params) if group]
-        self.optimizer = (
-            make_optimizer(config.optimizer, self.spec.number, self.groups) if self.groups else None
-        )
+        totals = (self.run.total_steps, self.run.steps_per_epoch)
+        self.descent = Descent(self.module, config, self.spec.number, *totals)
         self._pending: Pending | None = None
         names, end_to_end = self.model.names, self.module.objective.end_to_end
         # Of a method that trains end to end: whether a gradient comes from behind, and goes on.
@@ -169,9 +156,9 @@ class Stage:
         pending, loss, learned = self._backward(step, gradient)
         if pending.leaf is not None:
             self.input_gradient = gradient_of(pending.leaf)
-        lr = self._lr(step)
+        lr = self.descent.rate(step)
         if learned:
-            self._descend(lr)
+            self.descent.step(lr, self.next_step, self.replicas)
         else:
             self._put_buffers_back()
         self.next_step = step + 1
@@ -190,11 +177,11 @@ class Stage:
         pending, loss, learned = self._backward(step)
         share = None
         if learned:
-            gradients = [p.grad for p in self._parameters()]
+            gradients = [p.grad for p in self.descent.parameters]
             share = Share(gradients, [b.clone() for b in self.module.buffers()])
         # Each batch of a round starts from the same weights and the same running statistics.
         self._put_buffers_back()
-        lr = self._lr(self.next_step)
+        lr = self.descent.rate(self.next_step)
         return self._stats(pending, loss, lr, learned, start, cpu), share
 
     def learn(self, shares: Sequence[Share | None]) -> None:
@@ -205,17 +192,10 @@ class Stage:
         """
         known = [share for share in shares if share is not None]
         if known:
-            put_mean(known, self._parameters(), list(self.module.buffers()))
-            self._descend(self._lr(self.next_step))
+            put_mean(known, self.descent.parameters, list(self.module.buffers()))
+            rate = self.descent.rate(self.next_step)
+            self.descent.step(rate, self.next_step, self.replicas)
         self.next_step += len(shares)
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.groups for p in group]
-
-    def _lr(self, step: int) -> float:
-        run = self.run
-        total, per_epoch = run.total_steps, run.steps_per_epoch
-        return learning_rate(run.config.optimizer, self.spec.number, step, total, per_epoch)
 
     def stand_in_gradient(self) -> Activation | None:
         """For `update`, where only its time counts: as a stage behind would give it."""
@@ -261,27 +241,9 @@ class Stage:
         self, total: Tensor, output: Activation, gradient: Activation | None
     ) -> bool:
         """Gives each parameter its gradient; False if one is not finite."""
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        self.descent.clear_gradients()
         backward(total, output, gradient)
-        grads = [p.grad for p in self._parameters() if p.grad is not None]
-        # A sum is finite only if all of it is, and costs one pass.
-        return not grads or math.isfinite(float(torch.stack([g.sum() for g in grads]).sum()))
-
-    def _descend(self, lr: float) -> None:
-        """Takes a step down the gradients."""
-        if self.optimizer is None:
-            return
-        clip = self.run.config.train.clip_norm
-        if clip is not None:
-            for group in self.groups:
-                torch.nn.utils.clip_grad_norm_(group, clip)
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = lr
-        self.optimizer.step()
-        # By the step, so that every engine and every replica does it at the same one.
-        if self.device.type == "cpu" and self.next_step % CLEAR_EVERY < self.replicas:
-            clear_tiny(self.optimizer)
+        return self.descent.is_finite()
 
     @torch.no_grad()
     def evaluate(self, activation: Activation, labels: Tensor) -> tuple[Activation, ExitScore]:
@@ -321,9 +283,7 @@ class Stage:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors on the host, keyed `PARAMETER NAME/STATE NAME`."""
-        if self.optimizer is None:
-            return {}
-        return optimizer_state(self.optimizer, self.module.named_trainable())
+        return self.descent.state()
 
     @torch.no_grad()
     def load_state(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
@@ -334,5 +294,4 @@ class Stage:
             ValueError: a shape differs.
         """
         self.module.load_named(weights)
-        if self.optimizer is not None:
-            load_optimizer_state(self.optimizer, self.module.named_trainable(), optimizer)
+        self.descent.load(optimizer)

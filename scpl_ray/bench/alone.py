@@ -25,7 +25,7 @@ from scpl_ray.spawned import spawned
 from scpl_ray.stage import Stage
 from scpl_ray.stage_facts import StageSpec
 
-_WARM_UP = 2
+_WARM_UP = 4
 _START_S = 120.0
 
 Inputs = list[tuple[Activation, Tensor]]
@@ -37,7 +37,8 @@ def stages_alone(config: Config, specs: list[StageSpec], steps: int) -> list[flo
     """Times each stage by itself, one after another, in a fresh process.
 
     Returns:
-        Median milliseconds of forward and update of each stage.
+        Milliseconds of forward and update of each stage: the mean of its steps, as the time of a
+        streamed step is one.
     """
     with spawned(1) as pool:
         return pool.apply(_alone, (config, specs, steps))
@@ -47,8 +48,8 @@ def stages_side_by_side(config: Config, specs: list[StageSpec], steps: int) -> l
     """Times all stages at once, each in a process of its own, with nothing passed between them.
 
     Returns:
-        Median milliseconds of forward and update of each stage. Where there are more threads than
-        cores, of CPU time by thread: what a step takes of a core.
+        Milliseconds of forward and update of each stage, likewise. Where there are more threads
+        than cores, of CPU time by thread: what a step takes of a core.
     """
     context = multiprocessing.get_context("spawn")
     shared = (context.Barrier(len(specs)), context.Value("i", 0))
@@ -65,7 +66,7 @@ def _share(barrier: Barrier, finished: Synchronized[int]) -> None:
 
 
 def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
-    medians = []
+    means = []
     inputs, stages = _ready(config, specs, steps)
     for stage in stages:
         times, outputs = [], []
@@ -75,13 +76,13 @@ def _alone(config: Config, specs: list[StageSpec], steps: int) -> list[float]:
             stage.update(i, stage.stand_in_gradient())
             times.append(1000 * (time.perf_counter() - begin))
             outputs.append((output.map(lambda t: t.clone()), labels))
-        medians.append(statistics.median(times[_WARM_UP:]))
+        means.append(statistics.fmean(times[_WARM_UP:]))
         inputs = outputs
-    return medians
+    return means
 
 
 def _beside(call: tuple[Config, list[StageSpec], int, int]) -> tuple[int, float]:
-    """The number of the stage, from 0, and its median milliseconds."""
+    """The number of the stage, from 0, and its milliseconds."""
     config, specs, number, steps = call
     barrier, finished = _shared
     inputs, stages = _ready(config, specs, steps)
@@ -104,7 +105,7 @@ def _beside(call: tuple[Config, list[StageSpec], int, int]) -> tuple[int, float]
         if len(times) == len(inputs):
             with finished.get_lock():
                 finished.value += 1
-    return number, statistics.median(times[_WARM_UP : len(inputs)])
+    return number, statistics.fmean(times[_WARM_UP : len(inputs)])
 
 
 def _ready(config: Config, specs: list[StageSpec], steps: int) -> tuple[Inputs, Iterator[Stage]]:

@@ -16,6 +16,8 @@ _KINDS = {
     "log_monitor": "agents",
     "monitor.py": "agents",
     "agent": "agents",
+    "ray::DashboardAgent": "agents",
+    "ray::RuntimeEnvAgent": "agents",
     "dashboard": "dashboard",
 }
 

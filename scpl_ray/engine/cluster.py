@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,7 +36,14 @@ _QUIET = {
     "RAY_event_stats": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_metrics_report_interval_ms": "60000",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
+_METRICS = {name for name in _QUIET if "metrics" in name or "REPORTER" in name}
+# What Ray starts on a head node even so, by file: to carry what workers print to drivers (it looks
+# at each file of each worker ten times a second, and takes a fifth of what an idle Ray takes, more
+# with every stage), to serve the dashboard's HTTP interface without its pages, and to ask a cloud
+# for more nodes. The files of the workers are written by the workers themselves.
+_NEEDLESS = ("log_monitor.py", "dashboard.py", "monitor.py")
 
 
 def connect(config: Config, debug: bool = False) -> bool:
@@ -70,7 +78,7 @@ def connect(config: Config, debug: bool = False) -> bool:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
         if not debug:
-            _end_log_monitor()
+            _end_needless(exports(config))
     except Exception as error:
         raise ResourceError(
             f"Ray did not start on this machine: {str(error).splitlines()[0]}"
@@ -81,21 +89,22 @@ def connect(config: Config, debug: bool = False) -> bool:
 def _set_quiet(exported: bool) -> None:
     """What the local Ray that starts now records of itself; what the user has set stays."""
     for name, value in _QUIET.items():
-        if not (exported and "metrics" in name):
+        if not (exported and name in _METRICS):
             os.environ.setdefault(name, value)
         elif os.environ.get(name) == value:
             del os.environ[name]  # of a run before, in this process
 
 
-def _end_log_monitor() -> None:
-    """Ends the process that carries what workers print to drivers: this one asked for none of it.
+def _end_needless(exported: bool) -> None:
+    """Ends what nobody asks of a local Ray; see `_NEEDLESS`.
 
-    It looks at each file of each worker ten times a second, which is a fifth of what an idle Ray
-    takes, and more with every stage. The files themselves are written by the workers.
+    Args:
+        exported: Prometheus finds the metrics by a file that the dashboard's process writes.
     """
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if any(part.endswith("log_monitor.py") for part in process.cmdline()):
+            files = {Path(part).name for part in process.cmdline()[:4]}
+            if files & set(_NEEDLESS) and not (exported and "dashboard.py" in files):
                 process.terminate()
 
 

@@ -11,8 +11,9 @@ from scpl_ray.config.running import FaultToleranceConfig
 from scpl_ray.rounds import Rounds
 from scpl_ray.schedule import Snapshot, Train, Work
 
-# Of the run's time, by default: a snapshot that costs 20 ms comes every 2 s.
-_SHARE = 0.01
+# Of the run's time, by default: a snapshot that costs 20 ms comes every 4 s. What is lost with a
+# process is replayed, seconds of work; a percent of all hours would be more than that.
+_SHARE = 0.005
 _LEAST_S, _MOST_S = 1.0, 30.0
 
 

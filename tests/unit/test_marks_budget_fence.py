@@ -42,7 +42,7 @@ def test_by_time_and_cost() -> None:
     marks = Marks(FaultToleranceConfig(checkpoint_every_s=None))
     assert steps_of(marks, 13, tick=0.25) == [(4, False), (8, False), (12, False)]
     marks.cost_s = 0.02
-    assert marks.every_s() == pytest.approx(2.0), "one percent of the time"
+    assert marks.every_s() == pytest.approx(4.0), "half a percent of the time"
     marks.cost_s = 10.0
     assert marks.every_s() == 30.0
     assert Marks(FaultToleranceConfig(snapshot_every_s=7)).every_s() == 7

@@ -395,7 +395,7 @@ def test_norms_are_clipped_apart() -> None:
     stage.forward(0, activation.with_hidden(hidden), labels)
     stage.update(0)
     norms = []
-    for group in stage.groups:
+    for group in stage.descent.groups:
         grads = [p.grad for p in group if p.grad is not None]
         norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item())
     assert norms == pytest.approx([0.01, 0.01], rel=1e-3)

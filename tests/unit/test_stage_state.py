@@ -131,9 +131,9 @@ def test_load_state_refuses_what_is_of_another_stage() -> None:
 
 def test_moments_too_small_to_matter_are_cleared_now_and_then() -> None:
     stage = steps(one(config(stages=1)), BATCHES[:1], 0)
-    assert stage.optimizer is not None
+    assert stage.descent.optimizer is not None
     weight = next(p for p in stage.module.parameters() if p.shape[0] == TEXT.vocab_size)
-    moment = stage.optimizer.state[weight]["exp_avg"]
+    moment = stage.descent.optimizer.state[weight]["exp_avg"]
     unseen = min(set(range(2, TEXT.vocab_size)) - set(BATCHES[0][0].hidden.flatten().tolist()))
     moment[unseen] = 1e-35
     stage.begin(63)
