@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
-from dataclasses import replace
 
 import psutil
 import ray
-import torch
 
 from scpl_ray.config.schema import Config
 from scpl_ray.data.batch import Batch, DataInfo
 from scpl_ray.engine import LOADED_AT
+from scpl_ray.engine.actor_clock import ActorClock
 from scpl_ray.engine.base import StageState
 from scpl_ray.engine.build import (
     build_stage,
@@ -31,11 +29,6 @@ from scpl_ray.models.text import WordVectors
 from scpl_ray.peak_memory import PeakMemory, own_mib
 from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
-
-# To ask the system takes longer than a small layer.
-_MEMORY_EVERY_S = 0.1
-# The slowest that memory is copied into the store at, first touch of its pages included.
-_COPY_MIB_S = 500.0
 
 Given = Packet | Batch | list[Packet | Batch]
 
@@ -60,12 +53,8 @@ class StageActor:
         prepare_stage_process(config, threads)
         self.fence = Fence()
         self.failure: tuple[int, ScplRayError] | None = None
-        self.snapshot_s = self.snapshot_mib = 0.0
-        self.process = psutil.Process()
-        self.memory_mib, self.memory_at = 0.0, -math.inf
+        self.clock = ActorClock()
         self.bare_mib = own_mib()
-        self.idle_since = self.sending_since = time.perf_counter()
-        self.waiting_s = self.receive_s = self.send_s = 0.0
         self.given_mib = self.handed_mib = 0.0
 
     def ready(self) -> int:
@@ -101,7 +90,7 @@ class StageActor:
             raise
         except Exception as error:
             raise stage_error(spec.number, Train(-1, -1), None, error) from None
-        made = self.process.create_time()
+        made = psutil.Process().create_time()
         node = ray.get_runtime_context().get_node_id()
         times = (made, LOADED_AT, self.init_at, time.time())
         return Started(os.getpid(), *times, node, self.transport.name, replicas)
@@ -117,7 +106,7 @@ class StageActor:
         if step is not None:
             self.stage.begin(step)
         self.failure = None
-        self.waiting_s, self.idle_since = 0.0, time.perf_counter()
+        self.clock.start()
 
     def survive(self, generation: int, *others: int) -> int:
         """Begins a new generation of the pipeline; returns the number of the work done last.
@@ -155,15 +144,15 @@ class StageActor:
         self, ticket: Ticket, work: Train, packet: Packet | Batch, last: bool
     ) -> Packet | None:
         self.fence.check(ticket)
-        self._awake()
+        self.clock.awake()
         begun = time.perf_counter()
         activation, labels = self.transport.unpack(packet)
-        self.receive_s = time.perf_counter() - begun
+        self.clock.received(time.perf_counter() - begun)
         try:
             output = self.stage.forward(work.step, activation, labels)
             self.fence.begun = ticket.number
             self.given_mib, self.handed_mib = _mib(packet), 0.0
-            self.sending_since = time.perf_counter()
+            self.clock.sending()
             if last:
                 return None
             handed = self.transport.pack(output, labels)
@@ -192,23 +181,12 @@ class StageActor:
             raise self.failure[1]
         self.fence.check_begun(ticket)
         # The update is queued right behind the forward: between them, what it hands on is stored.
-        self.send_s = time.perf_counter() - self.sending_since
+        self.clock.sent()
 
     def _told(self, stats: StageStats) -> StageStats:
         """With what only the process knows."""
-        waiting, self.waiting_s = self.waiting_s, 0.0
-        snapshot, self.snapshot_s = self.snapshot_s, 0.0
-        self.idle_since = time.perf_counter()
-        return replace(
-            stats,
-            waiting_s=waiting,
-            snapshot_s=snapshot,
-            memory_mib=self._memory_mib(),
-            given_mib=self.given_mib,
-            receive_s=self.receive_s,
-            send_s=self.send_s,
-            handed_mib=self.handed_mib,
-        )
+        on_cuda = self.stage.device.type == "cuda"
+        return self.clock.tell(stats, self.given_mib, self.handed_mib, on_cuda)
 
     def train(
         self, ticket: Ticket, work: Train, given: Given, index: int | None = None
@@ -265,7 +243,7 @@ class StageActor:
         except Exception as error:
             raise stage_error(self.spec.number, Train(-1, -1), activation, error) from None
         self.fence.passed(ticket)
-        self.idle_since = time.perf_counter()
+        self.clock.idle()
         return (None if last else self.transport.pack(output, labels)), score
 
     def stash(self, ticket: Ticket, epoch: int) -> None:
@@ -290,10 +268,8 @@ class StageActor:
         self.fence.check(ticket)
         begun = time.perf_counter()
         state = live_state(self.stage)
-        self.snapshot_mib = state.mib
         self.fence.passed(ticket)
-        self.idle_since = time.perf_counter()
-        self.snapshot_s += self.idle_since - begun
+        self.clock.took_snapshot(begun, state.mib)
         return state, None
 
     def watch_memory(self) -> None:
@@ -307,22 +283,6 @@ class StageActor:
     def state(self) -> StageState:
         """Serialises the stage, with the digest of its weights."""
         return stage_state(self.stage)
-
-    def _awake(self) -> None:
-        gap = time.perf_counter() - self.idle_since
-        # Of the time behind a snapshot, what its copy can have taken; the rest was waiting.
-        copying = min(gap, self.snapshot_mib / _COPY_MIB_S)
-        self.snapshot_mib = 0.0
-        self.snapshot_s += copying
-        self.waiting_s += gap - copying
-
-    def _memory_mib(self) -> float:
-        if self.stage.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        if self.idle_since - self.memory_at > _MEMORY_EVERY_S:
-            self.memory_mib = self.process.memory_info().rss / 2**20
-            self.memory_at = self.idle_since
-        return self.memory_mib
 
 
 def one_of(given: Given, index: int | None) -> Packet | Batch:
