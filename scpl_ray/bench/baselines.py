@@ -31,7 +31,7 @@ class Baseline:
 
     Attributes:
         name: which.
-        step_ms: a step in steady state, median.
+        step_ms: a step in steady state, the mean.
         micro_batches: of a batch; 1 where there are none.
         peak_mib: the most that one of its processes grew by, from before the network was built,
             in memory of its own.
@@ -84,7 +84,7 @@ def _steps(
     weights = {name: value.numpy() for name, value in learner.weights().items()}
     rank.leave()
     return {
-        "step_ms": 1000 * statistics.median(times[_WARM_UP:]),
+        "step_ms": 1000 * statistics.fmean(times[_WARM_UP:]),
         "peak_mib": grown,
         "weights": weights,
     }

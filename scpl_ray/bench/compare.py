@@ -22,7 +22,7 @@ class Compared:
     """What each way to train costs.
 
     Attributes:
-        ours_ms: the pipeline's step, of each turn.
+        around_ms: the pipeline's step before and after each baseline: their mean, of each turn.
         steps_ms: a step of each baseline, of each turn.
         micro_batches: of each baseline, the number that was best.
         tried_ms: of the pipelined ones, a step by the number of micro-batches.
@@ -30,7 +30,7 @@ class Compared:
         ours_mib: what the process of each stage grew by, at most.
     """
 
-    ours_ms: list[float]
+    around_ms: dict[str, list[float]]
     steps_ms: dict[str, list[float]]
     micro_batches: dict[str, int]
     tried_ms: dict[str, dict[int, float]]
@@ -39,11 +39,16 @@ class Compared:
 
     def ratios(self, kind: str) -> list[float]:
         """Baseline / ours, of each turn."""
-        return [b / o for b, o in zip(self.steps_ms[kind], self.ours_ms, strict=True)]
+        return [b / o for b, o in zip(self.steps_ms[kind], self.around_ms[kind], strict=True)]
+
+    @property
+    def ours_ms(self) -> list[float]:
+        """The pipeline's step, of each turn."""
+        return [statistics.fmean(one) for one in zip(*self.around_ms.values(), strict=True)]
 
 
 def compare(config: Config, steps: int, repeats: int) -> Compared:
-    """Runs the pipeline and each baseline in turns.
+    """Runs the pipeline before and after each baseline, so that both see the same machine.
 
     Args:
         config: the job.
@@ -54,7 +59,7 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         ConfigError: a baseline cannot train this network.
     """
     engine = RayEngine(config)
-    ours: list[float] = []
+    around: dict[str, list[float]] = {kind: [] for kind in KINDS}
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     best: dict[str, int] = dict.fromkeys(KINDS, 1)
     tried: dict[str, dict[int, float]] = {}
@@ -74,15 +79,18 @@ def compare(config: Config, steps: int, repeats: int) -> Compared:
         streaming = Streaming(engine)
         streaming.warm_up()
         for _ in range(repeats):
-            ours.append(streaming.turn(steps).step_ms)
+            before = streaming.turn(steps).step_ms
             for kind in KINDS:
                 one = baseline(kind, config, specs, steps, best[kind])
                 found[kind].append(one.step_ms)
                 peak[kind] = one.peak_mib
+                after = streaming.turn(steps).step_ms
+                around[kind].append((before + after) / 2)
+                before = after
         grown = streaming.grown_mib()
     finally:
         engine.close()
-    return Compared(ours, found, best, tried, peak, grown)
+    return Compared(around, found, best, tried, peak, grown)
 
 
 def compare_table(name: str, found: Compared) -> Table:

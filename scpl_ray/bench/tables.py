@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from scpl_ray.bench.pipeline import PARTS, Measured
+from scpl_ray.bench.measured import Measured
+from scpl_ray.bench.pipeline import PARTS
 
 _SHORT = {"optimizer": "optim", "waiting": "wait", "receive": "recv", "snapshot": "snap"}
 
