@@ -21,7 +21,9 @@ from scpl_ray.engine.build import (
 )
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Fence, OutOfTurn, Ticket
+from scpl_ray.engine.given import Given, one_of, size_mib
 from scpl_ray.engine.live_state import LiveState, live_state, load_live_state
+from scpl_ray.engine.rest import Rest
 from scpl_ray.engine.started import Started
 from scpl_ray.engine.transport import Packet, open_transport
 from scpl_ray.errors import ScplRayError
@@ -29,8 +31,6 @@ from scpl_ray.models.text import WordVectors
 from scpl_ray.peak_memory import PeakMemory, own_mib
 from scpl_ray.schedule import Evaluate, Train
 from scpl_ray.stage_facts import ExitScore, StageSpec, StageStats
-
-Given = Packet | Batch | list[Packet | Batch]
 
 
 def extend_path(paths: list[str]) -> None:
@@ -60,6 +60,19 @@ class StageActor:
     def ready(self) -> int:
         """Imports are done; returns the process."""
         return os.getpid()
+
+    def stand_by(self) -> tuple[int, float]:
+        """As `ready`; from now on the process can be woken from its `rest`.
+
+        Returns:
+            The process, and when it was made, in seconds since 1970.
+        """
+        self._rest = Rest()
+        return os.getpid(), psutil.Process().create_time()
+
+    def rest(self) -> None:
+        """Waits, and takes no time, until it is woken."""
+        self._rest.wait()
 
     def build(
         self,
@@ -151,12 +164,12 @@ class StageActor:
         try:
             output = self.stage.forward(work.step, activation, labels)
             self.fence.begun = ticket.number
-            self.given_mib, self.handed_mib = _mib(packet), 0.0
+            self.given_mib, self.handed_mib = size_mib(packet), 0.0
             self.clock.sending()
             if last:
                 return None
             handed = self.transport.pack(output, labels)
-            self.handed_mib = _mib(handed)
+            self.handed_mib = size_mib(handed)
             return handed
         except Exception as error:
             # Kept, because the caller holds on to the update's answer, not to this one's.
@@ -283,17 +296,3 @@ class StageActor:
     def state(self) -> StageState:
         """Serialises the stage, with the digest of its weights."""
         return stage_state(self.stage)
-
-
-def one_of(given: Given, index: int | None) -> Packet | Batch:
-    """An input that came alone, or as one of a list."""
-    if isinstance(given, list):
-        assert index is not None
-        return given[index]
-    return given
-
-
-def _mib(packet: Packet | Batch) -> float:
-    if isinstance(packet, Batch):
-        return float(sum(array.nbytes for array in packet.inputs.values())) / 2**20
-    return packet.nbytes / 2**20

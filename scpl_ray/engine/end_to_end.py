@@ -15,10 +15,11 @@ from typing import Any
 import ray
 import torch
 
-from scpl_ray.engine.actors import Given, StageActor, one_of
+from scpl_ray.engine.actors import StageActor
 from scpl_ray.engine.calls import Piece
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Ticket
+from scpl_ray.engine.given import Given, one_of
 from scpl_ray.engine.transport import Packet
 from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Train

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import ray
 
-from scpl_ray.engine.actors import Given, StageActor, one_of
+from scpl_ray.engine.actors import StageActor
 from scpl_ray.engine.failures import stage_error
 from scpl_ray.engine.fence import Ticket
+from scpl_ray.engine.given import Given, one_of
 from scpl_ray.engine.transport import Packet, named_array, to_torch
 from scpl_ray.errors import ScplRayError
 from scpl_ray.schedule import Train

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
+
+from scpl_ray.engine.rest import wake
+
+_START_S = 10.0
 
 
 class Spare:
@@ -28,7 +33,8 @@ class Spare:
         """Starts one, where one is wanted and there is none."""
         if self.wanted and self._actor is None:
             self._actor = self._make()
-            self._ready = self._actor.ready.remote()
+            self._ready = self._actor.stand_by.remote()
+            self._actor.rest.remote()
 
     def settle(self, timeout_s: float) -> None:
         """Waits until the one that is starting is ready: a start takes a core for seconds."""
@@ -44,13 +50,15 @@ class Spare:
         Returns:
             The actor, and a placement group that holds these cores for it; None: there is none.
         """
-        actor = self._actor
+        actor, ready = self._actor, self._ready
         self._actor = self._ready = None
         if actor is None:
             return None
         try:
             # Asked anew: it may have died since. One on its way is nearer than a new process.
-            ray.get(actor.ready.remote(), timeout=10)
+            until = time.monotonic() + _START_S
+            wake(*ray.get(ready, timeout=_START_S))
+            ray.get(actor.ready.remote(), timeout=until - time.monotonic())
         except Exception:
             ray.kill(actor)
             return None

@@ -82,7 +82,7 @@ def actor(kind: str) -> Action:
 def spare(job: Job) -> None:
     """SIGKILL for the process that waits for a stage to die."""
     holder = job._running.members.spare  # type: ignore[attr-defined]
-    die(until(lambda: holder._ready and ray.get(holder._ready), "a spare"))
+    die(until(lambda: holder._ready and ray.get(holder._ready)[0], "a spare"))
 
 
 def starting(number: int) -> Condition:
