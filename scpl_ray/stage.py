@@ -71,6 +71,7 @@ class Stage:
     def __post_init__(self) -> None:
         config = self.run.config
         self.module = StageModule(self.spec, self.model, config, self.run.num_classes)
+        self.module.check_trainable(self.device)
         self.module.to(self.device)
         totals = (self.run.total_steps, self.run.steps_per_epoch)
         self.descent = Descent(self.module, config, self.spec.number, *totals)

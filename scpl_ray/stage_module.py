@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scpl_ray.config.schema import Config
 from scpl_ray.models.activation import Activation
+from scpl_ray.models.channels_last import check_trainable
 from scpl_ray.models.layers import LayeredModel, apply_layer
 from scpl_ray.objective import LocalLoss, LocalObjective
 from scpl_ray.rng import derive_seed, seed_device
@@ -56,6 +57,15 @@ class StageModule(nn.Module):
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         for layer in self.stack:
             layer.compile(dynamic=False)
+
+    def check_trainable(self, device: torch.device) -> None:
+        """Refuses what PyTorch cannot train on this device.
+
+        Raises:
+            ConfigError: see `channels_last.check_trainable`.
+        """
+        if self.channels_last and device.type == "cpu":
+            check_trainable(zip(self.names, self.stack, strict=True))
 
     def run_layers(self, activation: Activation, seed: int | None, step: int) -> Activation:
         """Runs the layers; with a seed, each draws its dropout from (seed, layer, step)."""

@@ -105,7 +105,7 @@ def _end_needless(exported: bool) -> None:
         with contextlib.suppress(psutil.Error):
             files = {Path(part).name for part in process.cmdline()[:4]}
             if files & set(_NEEDLESS) and not (exported and "dashboard.py" in files):
-                process.terminate()
+                process.kill()  # the autoscaler would report an error if it could
 
 
 def attach(address: str, **options: Any) -> None:

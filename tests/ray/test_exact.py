@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import scpl_ray
+from scpl_ray.errors import ConfigError
 from scpl_ray.report import Reporter
 from tests.helpers import small_config
 
@@ -87,7 +88,7 @@ def test_end_to_end_agrees(method: str, changes: dict, texts: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "channels"), [("convnet", [4, 8]), ("resnet18", [4, 4, 8, 8]), ("vanillacnn", [4] * 8)]
+    ("kind", "channels"), [("convnet", [4, 8]), ("resnet18", [16] * 4), ("vanillacnn", [4] * 8)]
 )
 def test_image_networks_agree(kind: str, channels: list[int], tmp_path: Path) -> None:
     tree = small_config(Path("unused"), tmp_path, model__kind=kind, model__channels=channels)
@@ -135,3 +136,17 @@ def test_cut_does_not_change_layers(texts: Path, tmp_path: Path) -> None:
         weights.append({k: v for k, v in state.items() if k.startswith("layers.")})
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_convolution_that_crashes_in_channels_last_is_refused(
+    engine: str, tmp_path: Path
+) -> None:
+    narrow = [4, 4, 8, 8]
+    tree = small_config(Path("unused"), tmp_path, model__kind="resnet18", model__channels=narrow)
+    tree |= {"stages": 2, "data": {"source": "digits", "limit": 200}}
+    tree["resources"] = {"channels_last": True, "threads": 1, "device": "cpu"}
+    with pytest.raises(ConfigError, match="channels_last: true, but layer block.3 .* 4 channels"):
+        digests(tree, name=engine, pipeline__engine=engine)
+    plain = tree | {"resources": tree["resources"] | {"channels_last": False}}
+    assert digests(plain, name=engine, pipeline__engine=engine)

@@ -56,5 +56,3 @@ def test_another_process_of_its_number_is_left_alone() -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
     wake(process.pid, made_at)
-
-
