@@ -146,19 +146,19 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
         changes = cluster.status().get("changes", [])
         return changes and changes[-1][key]
 
-    until(lambda: change() == "pending", "the pending request", 30)
+    until(lambda: change() == "pending", "the pending request", 120)
     assert "CPU: 1 asked, 0 free, 2 in all" in change("text")
     before = cluster.status()["step"]
-    until(lambda: cluster.status()["step"] > before + 5, "training that goes on", 30)
+    until(lambda: cluster.status()["step"] > before + 5, "training that goes on", 120)
 
     cluster.start(f"--address={cluster.address}", "--num-cpus=1")
-    until(lambda: change() == "done", "the growth on the new node", 60)
+    until(lambda: change() == "done", "the growth on the new node", 120)
     assert "node" not in change("text") and "first batch was through" in change("text")
 
     grown_at = change("step")
-    until(lambda: cluster.status()["step"] > grown_at + 50, "a checkpoint with the new stage", 30)
+    until(lambda: cluster.status()["step"] > grown_at + 50, "a checkpoint with the new stage", 120)
     os.kill(cluster.status()["pid"], signal.SIGKILL)
-    until(lambda: "FAILED" in cluster.jobs("status", "one").stdout.upper(), "its failure", 60)
+    until(lambda: "FAILED" in cluster.jobs("status", "one").stdout.upper(), "its failure", 120)
     submit("two")
     until(lambda: cluster.status().get("step", 0) > grown_at + 60, "training that goes on", 90)
     assert "goes on at step" in cluster.jobs("logs", "two").stdout
@@ -171,7 +171,7 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
         assert "FAILED" not in said.stdout + said.stderr, cluster.jobs("logs", "two").stdout
         return "SUCCEEDED" in (said.stdout + said.stderr).upper()
 
-    until(ended, "the job's success", 30)
+    until(ended, "the job's success", 120)
 
     summary = json.loads((runs / "job/summary.json").read_text())
     assert summary["status"] == "stopped"
