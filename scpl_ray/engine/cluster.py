@@ -31,14 +31,16 @@ _PROBE_S = 3.0
 _ATTACH_S = 10.0
 # Nobody reads what a local Ray records of itself. Of each call its GCS would keep the last 100,000
 # (it grew by 6 MiB a minute); the metrics cost a quarter of what its processes take when idle.
-_QUIET = {
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_event_stats": "0",
+_NO_METRICS = {
     "RAY_enable_metrics_collection": "0",
     "RAY_metrics_report_interval_ms": "60000",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
-_METRICS = {name for name in _QUIET if "metrics" in name or "REPORTER" in name}
+_QUIET = {
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    **_NO_METRICS,
+}
 # What Ray starts on a head node even so, by file: to carry what workers print to drivers (it looks
 # at each file of each worker ten times a second, and takes a fifth of what an idle Ray takes, more
 # with every stage), to serve the dashboard's HTTP interface without its pages, and to ask a cloud
@@ -89,7 +91,7 @@ def connect(config: Config, debug: bool = False) -> bool:
 def _set_quiet(exported: bool) -> None:
     """What the local Ray that starts now records of itself; what the user has set stays."""
     for name, value in _QUIET.items():
-        if not (exported and name in _METRICS):
+        if not (exported and name in _NO_METRICS):
             os.environ.setdefault(name, value)
         elif os.environ.get(name) == value:
             del os.environ[name]  # of a run before, in this process

@@ -18,16 +18,18 @@ class Rest:
     """To be made in the main thread; from then on, `wake` ends a wait that is or will be."""
 
     def __init__(self) -> None:
-        self._woken, told = os.pipe()
-        os.set_blocking(told, False)
+        self._woken, self._told = os.pipe()
+        os.set_blocking(self._told, False)
         # Written to by the C handler, whichever of Ray's threads the signal comes to.
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         signal.signal(signal.SIGUSR1, lambda *_: None)
 
     def wait(self) -> None:
         """Until a signal has come; once."""
         os.read(self._woken, 1)
         signal.set_wakeup_fd(-1)
+        os.close(self._woken)
+        os.close(self._told)
 
 
 def wake(pid: int, made_at: float) -> None:

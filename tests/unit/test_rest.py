@@ -13,7 +13,7 @@ import pytest
 from scpl_ray.engine.rest import wake
 
 AT_REST = """
-import threading, time
+import time
 from scpl_ray.engine.rest import Rest
 rest = Rest()
 print("ready", flush=True)
