@@ -108,6 +108,17 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
+def no_process_left(*folders: Path, limit_s: float = 30.0) -> None:
+    """Waits for the end of all that runs in the folders; Ray's own end a moment after their driver.
+
+    A worker of Ray ends when it sees that its raylet has, and on a busy machine that takes seconds.
+    """
+    deadline = time.monotonic() + limit_s
+    while left := [line for folder in folders for line in processes_in(folder)]:
+        assert time.monotonic() < deadline, f"after {limit_s:g} s: {[p.strip() for p in left]}"
+        time.sleep(0.1)
+
+
 Condition = Callable[[Job, int], bool]
 Action = Callable[[Job], object]
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.cli.test_jobs import TREE
-from tests.helpers import at, cli, processes_in, run_job, stop, until
+from tests.helpers import at, cli, no_process_left, run_job, stop, until
 
 RAY = Path(sys.executable).with_name("ray")
 
@@ -184,4 +184,4 @@ def test_a_growth_waits_for_a_node(cluster: Cluster, tmp_path: Path) -> None:
     assert alone.summary["weights_sha256"] == summary["weights_sha256"][:2]
     assert "no job runs" in cluster.cli("list").stdout
     cluster.end()
-    until(lambda: processes_in(cluster.folder) == [], "the end of the cluster", 30)
+    no_process_left(cluster.folder)

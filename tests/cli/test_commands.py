@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from scpl_ray.config import load_config
-from tests.helpers import cli, processes_in, small_config, write_texts
+from tests.helpers import cli, no_process_left, processes_in, small_config, write_texts
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
 
@@ -99,8 +99,7 @@ def test_train_and_eval_on_ray(job: Path) -> None:
         assert trained["test_accuracy"] == loaded["accuracy"]
         assert trained["test_loss"] == pytest.approx(loaded["loss"], rel=1e-6)
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
-    time.sleep(1)
-    assert processes_in(job) == []
+    no_process_left(job)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -132,8 +131,7 @@ def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
     assert json.loads((job / "runs/job/summary.json").read_text())["status"] == "interrupted"
     for line in metrics.read_text().splitlines():
         json.loads(line)
-    time.sleep(2)
-    assert processes_in(job) == []
+    no_process_left(job)
 
 
 def test_env_names_versions(tmp_path: Path) -> None:

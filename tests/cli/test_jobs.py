@@ -17,7 +17,16 @@ import pytest
 import yaml
 
 from scpl_ray.jobs.record import read_records
-from tests.helpers import at, cli, processes_in, run_job, stop, train_process, until
+from tests.helpers import (
+    at,
+    cli,
+    no_process_left,
+    processes_in,
+    run_job,
+    stop,
+    train_process,
+    until,
+)
 
 TREE: dict[str, Any] = {
     "data": {"source": "digits"},
@@ -104,7 +113,7 @@ def test_grow_twice_shrink_once_and_stop(job: Path) -> None:
         assert words in log
     late = cli("grow", "job", cwd=job)
     assert late.returncode == 2 and "has ended: stopped; its results are in" in late.stderr
-    until(lambda: processes_in(job) == [], "the end of all processes", 10)
+    no_process_left(job)
 
 
 def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
@@ -152,7 +161,7 @@ def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
     assert "no job runs" in cli("list", cwd=job).stdout
     ended = json.loads(cli("list", "--all", "--json", cwd=job).stdout)
     assert [r["status"] for r in ended] == ["stopped", "stopped"]
-    until(lambda: processes_in(job) + processes_in(other) == [], "the end of all processes", 10)
+    no_process_left(job, other)
 
 
 def test_a_killed_job_is_known_as_such(job: Path) -> None:

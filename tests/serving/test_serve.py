@@ -18,7 +18,7 @@ from scpl_ray.early_exit import Rule
 from scpl_ray.exiting.temperatures import ExitTemperature, save
 from scpl_ray.network import Network
 from scpl_ray.serving.trail import Group, Trail
-from tests.helpers import cli, processes_in, until
+from tests.helpers import cli, no_process_left, until
 from tests.serving.servers import Command, call, replicas_of, trails
 
 TEXTS = [
@@ -183,7 +183,7 @@ def test_a_killed_replica_makes_no_wrong_answer(
 def test_ctrl_c_leaves_nothing(server: Command, url: str, text_run: Path):
     assert server.end() == 130
     assert "nothing is left running" in server.said and "Traceback" not in server.said
-    until(lambda: processes_in(text_run) == [], "the end of all processes", 20)
+    no_process_left(text_run)
 
 
 def test_what_is_wrong_is_said_before_anything_starts(text_run: Path):
