@@ -21,7 +21,7 @@ from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
 from scpl_ray.stage_facts import StageSpec, StageStats
 
-_WARM_UP = 40
+_WARM_UP, _FIRST_SNAPSHOT_S = 40, 1.0
 _START_S = 30.0
 PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
 
@@ -96,14 +96,20 @@ class Streaming:
         self.engine, self.begun = engine, 0
 
     def warm_up(self) -> None:
-        """Lets the pipeline find out how many batches go into a call, and the spare process be.
+        """Lets the pipeline come to where it stays.
 
-        And a window of such calls through: pages of the object store cost more when they are first
-        touched.
+        It finds out how many batches go into a call, its spare process starts, and the object store
+        grows to what a period between snapshots keeps for a replay: a page costs more when it is
+        touched for the first time (a stage's step on a virtual machine 3 %), and a long run is
+        through with that after half a minute.
         """
         self._flow(_WARM_UP)
         self.engine.members.spare.settle(_START_S)
         self._flow(self._under_way())
+        begun = time.monotonic()
+        # How often depends on what the first snapshot costs.
+        while time.monotonic() - begun < _FIRST_SNAPSHOT_S + self.engine.marks.every_s():
+            self._flow(self._under_way())
 
     def _flow(self, steps: int) -> None:
         for _ in self.engine.run(self._work(steps)):

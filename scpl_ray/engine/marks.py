@@ -43,16 +43,19 @@ class Marks:
     rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
+    _begun: bool = False
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
     _checkpoint: tuple[float, int] = field(default=(0.0, 0))
 
     def among(self, work: Iterable[Work]) -> Iterator[Work]:
-        """Yields the work with a marker before each training step where one is due."""
-        begun = False
+        """Yields the work with a marker before each training step where one is due.
+
+        Work that comes in parts is one run: the time since the last marker goes on.
+        """
         for item in work:
             if isinstance(item, Train) and self.config.enabled:
-                if not begun:
-                    begun = True
+                if not self._begun:
+                    self._begun = True
                     self._snapshot = self._checkpoint = (self.clock(), item.step)
                 elif (
                     self.rounds.between(item.step) and (marker := self._due(item.step)) is not None

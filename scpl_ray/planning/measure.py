@@ -165,25 +165,25 @@ def num_stages(config: Config, layers: int) -> int:
 def _copy_s() -> float:
     """Seconds to copy a MiB into the transport or out of it, their mean.
 
-    Into memory that processes share and that has not been touched: its pages cost more than the
-    copy itself.
+    By memory that processes share and that has been touched, as a run's has once it kept what a
+    period between snapshots keeps.
     """
     import numpy as np
 
     block = np.ones(_COPY_MIB * 2**20, dtype=np.uint8)
 
-    def there_and_back() -> None:
-        shared = SharedMemory(create=True, size=block.nbytes)
-        try:
-            written = np.ndarray(block.shape, block.dtype, shared.buf)
-            written[:] = block
-            written.copy()
-            del written
-        finally:
-            shared.close()
-            shared.unlink()
+    shared = SharedMemory(create=True, size=block.nbytes)
 
-    return _median(there_and_back) / _COPY_MIB / 2
+    def there_and_back() -> None:
+        written = np.ndarray(block.shape, block.dtype, shared.buf)
+        written[:] = block
+        written.copy()
+
+    try:
+        return _median(there_and_back) / _COPY_MIB / 2
+    finally:
+        shared.close()
+        shared.unlink()
 
 
 def _median(work: Callable[[], object]) -> float:

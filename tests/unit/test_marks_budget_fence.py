@@ -67,6 +67,19 @@ def test_a_full_log_waits_for_the_marker_that_is_under_way() -> None:
     assert steps_of(marks, 40, under_way=15) == [(16, False), (32, False)]
 
 
+def test_work_in_parts_is_one_run() -> None:
+    config = FaultToleranceConfig(snapshot_every_s=5, checkpoint_every_s=None)
+    marks, now, found = Marks(config), [0.0], []
+    marks.clock = lambda: now[0]
+    for first in range(0, 12, 3):
+        for work in marks.among(Train(i, 0) for i in range(first, first + 3)):
+            if isinstance(work, Snapshot):
+                found.append(work.step)
+            else:
+                now[0] += 1.0
+    assert found == [5, 10]
+
+
 def test_disabled() -> None:
     config = FaultToleranceConfig(enabled=False, snapshot_every_steps=1)
     assert steps_of(Marks(config, may_write=lambda: True), 9, tick=9.0) == []
