@@ -43,25 +43,38 @@ class Marks:
     rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
-    _begun: bool = False
+    _paused_at: float | None = None
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
     _checkpoint: tuple[float, int] = field(default=(0.0, 0))
 
     def among(self, work: Iterable[Work]) -> Iterator[Work]:
         """Yields the work with a marker before each training step where one is due.
 
-        Work that comes in parts is one run: the time since the last marker goes on.
+        Work that comes in parts is one run: the time since the last marker goes on, less the time
+        between the parts.
         """
+        begun = False
         for item in work:
             if isinstance(item, Train) and self.config.enabled:
-                if not self._begun:
-                    self._begun = True
-                    self._snapshot = self._checkpoint = (self.clock(), item.step)
+                if not begun:
+                    begun = True
+                    self._go_on(item.step)
                 elif (
                     self.rounds.between(item.step) and (marker := self._due(item.step)) is not None
                 ):
                     yield marker
             yield item
+        if begun:
+            self._paused_at = self.clock()
+
+    def _go_on(self, step: int) -> None:
+        now = self.clock()
+        if self._paused_at is None:
+            self._snapshot = self._checkpoint = (now, step)
+            return
+        pause = now - self._paused_at
+        self._snapshot = (self._snapshot[0] + pause, self._snapshot[1])
+        self._checkpoint = (self._checkpoint[0] + pause, self._checkpoint[1])
 
     def every_s(self) -> float:
         """Seconds between snapshots in memory."""

@@ -67,11 +67,12 @@ def test_a_full_log_waits_for_the_marker_that_is_under_way() -> None:
     assert steps_of(marks, 40, under_way=15) == [(16, False), (32, False)]
 
 
-def test_work_in_parts_is_one_run() -> None:
+def test_work_in_parts_is_one_run_less_the_time_between_them() -> None:
     config = FaultToleranceConfig(snapshot_every_s=5, checkpoint_every_s=None)
     marks, now, found = Marks(config), [0.0], []
     marks.clock = lambda: now[0]
     for first in range(0, 12, 3):
+        now[0] += 100.0
         for work in marks.among(Train(i, 0) for i in range(first, first + 3)):
             if isinstance(work, Snapshot):
                 found.append(work.step)
