@@ -108,15 +108,18 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def no_process_left(*folders: Path, limit_s: float = 30.0) -> None:
+def no_process_left(*folders: Path, limit_s: float) -> None:
     """Waits for the end of all that runs in the folders; Ray's own end a moment after their driver.
 
     A worker of Ray ends when it sees that its raylet has, and on a busy machine that takes seconds.
     """
-    deadline = time.monotonic() + limit_s
-    while left := [line for folder in folders for line in processes_in(folder)]:
-        assert time.monotonic() < deadline, f"after {limit_s:g} s: {[p.strip() for p in left]}"
-        time.sleep(0.1)
+
+    def left() -> list[str]:
+        return [line.strip() for folder in folders for line in processes_in(folder)]
+
+    with contextlib.suppress(AssertionError):  # the one below names them
+        until(lambda: not left(), "the end of all processes", limit_s)
+    assert left() == []
 
 
 Condition = Callable[[Job, int], bool]

@@ -105,7 +105,6 @@ class Streaming:
         """
         self._flow(_WARM_UP)
         self.engine.members.spare.settle(_START_S)
-        self._flow(self._under_way())
         begun = time.monotonic()
         # How often depends on what the first snapshot costs.
         while time.monotonic() - begun < _FIRST_SNAPSHOT_S + self.engine.marks.every_s():

@@ -99,7 +99,7 @@ def test_train_and_eval_on_ray(job: Path) -> None:
         assert trained["test_accuracy"] == loaded["accuracy"]
         assert trained["test_loss"] == pytest.approx(loaded["loss"], rel=1e-6)
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
-    no_process_left(job)
+    no_process_left(job, limit_s=1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -131,7 +131,7 @@ def test_interrupt_leaves_nothing(how: signal.Signals, job: Path) -> None:
     assert json.loads((job / "runs/job/summary.json").read_text())["status"] == "interrupted"
     for line in metrics.read_text().splitlines():
         json.loads(line)
-    no_process_left(job)
+    no_process_left(job, limit_s=2)
 
 
 def test_env_names_versions(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_grow_twice_shrink_once_and_stop(job: Path) -> None:
         assert words in log
     late = cli("grow", "job", cwd=job)
     assert late.returncode == 2 and "has ended: stopped; its results are in" in late.stderr
-    no_process_left(job)
+    no_process_left(job, limit_s=10)
 
 
 def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_two_jobs_of_one_name(job: Path, tmp_path: Path) -> None:
     assert "no job runs" in cli("list", cwd=job).stdout
     ended = json.loads(cli("list", "--all", "--json", cwd=job).stdout)
     assert [r["status"] for r in ended] == ["stopped", "stopped"]
-    no_process_left(job, other)
+    no_process_left(job, other, limit_s=10)
 
 
 def test_a_killed_job_is_known_as_such(job: Path) -> None:

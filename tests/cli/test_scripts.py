@@ -31,4 +31,4 @@ def test_ray_tune_searches(tmp_path: Path) -> None:
     # Tune ends a trial when it has said enough: there is no look at the test split.
     reached = [r["exits"][-1]["accuracy"] for r in rows if r["kind"] == "validation"]
     assert float(found[1]) == pytest.approx(max(reached), abs=5e-4)
-    no_process_left(tmp_path)
+    no_process_left(tmp_path, limit_s=10)

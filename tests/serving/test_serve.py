@@ -183,7 +183,7 @@ def test_a_killed_replica_makes_no_wrong_answer(
 def test_ctrl_c_leaves_nothing(server: Command, url: str, text_run: Path):
     assert server.end() == 130
     assert "nothing is left running" in server.said and "Traceback" not in server.said
-    no_process_left(text_run)
+    no_process_left(text_run, limit_s=20)
 
 
 def test_what_is_wrong_is_said_before_anything_starts(text_run: Path):
