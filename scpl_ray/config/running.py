@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -53,15 +54,22 @@ class PipelineConfig(Section):
     def _auto_prefetch(cls, value: Any) -> Any:
         return auto_or(value, "a number from 0")
 
-    def window(self, num_stages: int, long_calls: bool = False) -> int:
+    def window(self, num_stages: int, long_calls: bool = False, at_once: float = math.inf) -> int:
         """Calls in flight at most.
 
         Args:
             num_stages: stages that train.
             long_calls: each is some tenths of a second of work, so that few suffice: one for each
                 stage, and three that wait. The fewer, the sooner a command takes effect.
+            at_once: stages that have a core at the same time. Where that is not all, so many long
+                calls and two more keep all cores busy; more would only take the cores from each
+                other.
         """
-        return self.in_flight or (num_stages + 3 if long_calls else max(8, 2 * num_stages + 2))
+        if self.in_flight is not None:
+            return self.in_flight
+        if not long_calls:
+            return max(8, 2 * num_stages + 2)
+        return num_stages + 3 if at_once >= num_stages else math.ceil(at_once) + 2
 
     def ahead(self, long_calls: bool = False) -> int:
         """Calls whose batches are asked for before they are sent."""
@@ -69,9 +77,9 @@ class PipelineConfig(Section):
             return self.prefetch
         return 2 if long_calls else 8
 
-    def coming(self, num_stages: int, long_calls: bool) -> int:
+    def coming(self, num_stages: int, long_calls: bool, at_once: float = math.inf) -> int:
         """Calls that are given to each stage until a marker of now is through all of them."""
-        return 2 * self.window(num_stages, long_calls) + self.ahead(long_calls)
+        return 2 * self.window(num_stages, long_calls, at_once) + self.ahead(long_calls)
 
 
 class MomentsConfig(Section):

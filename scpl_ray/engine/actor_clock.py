@@ -13,8 +13,6 @@ from scpl_ray.stage_facts import StageStats
 
 # To ask the system takes longer than a small layer.
 _MEMORY_EVERY_S = 0.1
-# The slowest that memory is copied into the store at, first touch of its pages included.
-_COPY_MIB_S = 500.0
 
 
 class ActorClock:
@@ -25,7 +23,8 @@ class ActorClock:
         self._memory_mib, self._memory_at = 0.0, -math.inf
         self._idle_since = self._sending_since = time.perf_counter()
         self._waiting_s = self._receive_s = self._send_s = 0.0
-        self._snapshot_s = self._snapshot_mib = 0.0
+        self._snapshot_s = 0.0
+        self._snapshot_from: float | None = None
 
     def start(self) -> None:
         """The stage takes its place: what it waited before does not count."""
@@ -38,9 +37,12 @@ class ActorClock:
     def awake(self) -> None:
         """A batch has come."""
         gap = time.perf_counter() - self._idle_since
-        # Of the time behind a snapshot, what its copy can have taken; the rest was waiting.
-        copying = min(gap, self._snapshot_mib / _COPY_MIB_S)
-        self._snapshot_mib = 0.0
+        copying = 0.0
+        if self._snapshot_from is not None:
+            # Behind a snapshot Ray copies it, with several threads; the rest was waiting, for work
+            # or for a core.
+            copying = min(gap, time.process_time() - self._snapshot_from)
+            self._snapshot_from = None
         self._snapshot_s += copying
         self._waiting_s += gap - copying
 
@@ -56,11 +58,11 @@ class ActorClock:
         """The output has been stored."""
         self._send_s = time.perf_counter() - self._sending_since
 
-    def took_snapshot(self, begun: float, mib: float) -> None:
-        """A snapshot was begun at this moment, and so much of it goes into the store now."""
+    def took_snapshot(self, begun: float) -> None:
+        """A snapshot was begun at this moment; now it goes into the store."""
         self.idle()
         self._snapshot_s += self._idle_since - begun
-        self._snapshot_mib = mib
+        self._snapshot_from = time.process_time()
 
     def tell(
         self, stats: StageStats, given_mib: float, handed_mib: float, on_cuda: bool

@@ -282,7 +282,7 @@ class StageActor:
         begun = time.perf_counter()
         state = live_state(self.stage)
         self.fence.passed(ticket)
-        self.clock.took_snapshot(begun, state.mib)
+        self.clock.took_snapshot(begun)
         return state, None
 
     def watch_memory(self) -> None:

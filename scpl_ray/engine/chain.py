@@ -76,7 +76,8 @@ class Chain:
     @property
     def window(self) -> int:
         """Calls under way at most."""
-        return self._pipeline.window(self._processes(), self._size.now() > 1)
+        size = self._size
+        return self._pipeline.window(self._processes(), size.now() > 1, size.at_once)
 
     def _processes(self) -> int:
         return sum(len(member.actors) for member in self.members.live)
@@ -200,7 +201,8 @@ class Chain:
         Args:
             each: of all stages, in one call.
         """
-        coming = self._pipeline.coming(self._processes(), self._size.now() > 1)
+        size = self._size
+        coming = self._pipeline.coming(self._processes(), size.now() > 1, size.at_once)
         return each * coming + sum(member.log_mib for member in self.members.all())
 
     def forget_before(self, number: int) -> None:

@@ -30,14 +30,12 @@ class LiveState:
         optimizer: the optimizer's tensors.
         next_step: the step that the stage expects.
         stash: weights kept at the end of epochs.
-        mib: size of all.
     """
 
     weights: Arrays
     optimizer: Arrays
     next_step: int
     stash: dict[int, Arrays] = field(default_factory=dict)
-    mib: float = 0.0
 
     def serialised(self) -> StageState:
         """As safetensors, for a file."""
@@ -54,9 +52,7 @@ def live_state(stage: Stage) -> LiveState:
     """Describes a stage without a copy, where it computes on the CPU."""
     weights, optimizer = _arrays(stage.module.named_state()), _arrays(stage.optimizer_state())
     stash = {epoch: _arrays(tensors) for epoch, tensors in stage.kept.items()}
-    held = [weights, optimizer, *stash.values()]
-    size = sum(array.nbytes for arrays in held for array, _ in arrays.values())
-    return LiveState(weights, optimizer, stage.next_step, stash, size / 2**20)
+    return LiveState(weights, optimizer, stage.next_step, stash)
 
 
 def load_live_state(stage: Stage, state: LiveState) -> None:

@@ -24,7 +24,7 @@ class Marks:
     Attributes:
         config: how often.
         memory: whether snapshots in memory are of use to the engine.
-        cost_s: what a snapshot costs the stage to which it costs most; set by the engine.
+        cost_s: what a snapshot costs a core, where it costs most; set by the engine.
         log_mib: inputs that are kept for a replay by the time that a marker could take effect;
             set by the engine.
         room_mib: how much of them the engine has room for.
@@ -91,7 +91,9 @@ class Marks:
         if config.snapshot_every_steps is not None:
             due = _since(self._snapshot[1], step, config.snapshot_every_steps)
         else:
-            due = _since(self._snapshot[0], now, self.every_s())
+            # Until the first is through nobody knows what one costs.
+            known = config.snapshot_every_s or self.cost_s or self.done >= self._snapshot[1]
+            due = bool(known) and _since(self._snapshot[0], now, self.every_s())
         # A marker frees the log when it is through, not before: more of them would only cut calls
         # of many batches to pieces. Where a window alone is more than the log may hold, not every
         # step shall be marked.

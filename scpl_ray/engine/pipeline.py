@@ -46,7 +46,7 @@ from scpl_ray.engine.faults import Broken, ProcessDied
 from scpl_ray.engine.marks import Marks
 from scpl_ray.engine.member import BuildArgs, Member
 from scpl_ray.engine.members import Members
-from scpl_ray.engine.placement import place, threads_per_stage
+from scpl_ray.engine.placement import at_once, place, threads_per_stage
 from scpl_ray.engine.recovery import Recovery
 from scpl_ray.engine.source import Source
 from scpl_ray.engine.transport_choice import choose
@@ -143,6 +143,9 @@ class RayEngine:
             wish.transport,
         )
         threads = threads_per_stage(config, most)
+        self.calls.at_once = at_once(
+            placement, threads, ray.cluster_resources(), self.members.private
+        )
         self.marks.rounds = config.rounds(ready.steps_per_epoch)
         self.chain.steps_per_epoch = ready.steps_per_epoch
         built = self.members.start(specs, placement, threads, args, resumed)
@@ -240,7 +243,7 @@ class RayEngine:
         given = sum(stats.given_mib for stats in results.values())
         self.calls.saw(results.values())
         if cost := max(stats.snapshot_s for stats in results.values()):
-            self.marks.cost_s = cost
+            self.marks.cost_s = cost * self.calls.crowd
         self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()

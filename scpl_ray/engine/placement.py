@@ -102,6 +102,21 @@ def place(
     return Placement("cuda", cpu_share, share, line)
 
 
+def at_once(placement: Placement, threads: int, total: Mapping[str, float], private: bool) -> float:
+    """Stages that can compute at the same time; infinite: each has a device or cores of its own.
+
+    Args:
+        placement: of a stage.
+        threads: CPU threads of each stage.
+        total: the cluster's resources.
+        private: Ray is this run's own, on this machine.
+    """
+    if placement.device != "cpu" or (not private and placement.num_cpus >= 1):
+        return math.inf  # on a cluster, who has a core waits for nobody
+    cores = num_cores() if private else total.get("CPU", 0.0)
+    return max(1.0, cores // threads)
+
+
 def place_one(like: Placement, ask: Ask, free: Mapping[str, float], private: bool) -> Placement:
     """Decides the resources of one more stage.
 

@@ -66,9 +66,9 @@ def make_plan(config: Config, costs: Costs, wish: Wish) -> Plan:
     if wish.beside_s is not None:
         times = [_lasting(t, s) for t, s in zip(times, wish.beside_s, strict=True)]
     times = [dataclasses.replace(t, receive_s=t.receive_s + wish.batch_s) for t in times]
-    per_call = batches_per_call(config, times, costs.input_mib)
+    per_call = batches_per_call(config, times, costs.input_mib, wish.cores)
     devices = sum(replicas)
-    window = config.pipeline.window(devices, per_call > 1)
+    window = config.pipeline.window(devices, per_call > 1, wish.cores)
     found = simulate(
         times,
         Schedule(
@@ -136,11 +136,21 @@ def find_cut(config: Config, costs: Costs, wish: Wish) -> list[int]:
     return [len(names) for names in partition(names, config.stages)]
 
 
-def batches_per_call(config: Config, times: Sequence[StageTimes], input_mib: float) -> int:
-    """What the engine would come to: the same rule, fed with the predicted steps."""
-    size = CallSize(config.pipeline, single=bool(config.replicas))
+def batches_per_call(
+    config: Config, times: Sequence[StageTimes], input_mib: float, at_once: float = math.inf
+) -> int:
+    """What the engine would come to: the same rule, fed with the predicted steps.
+
+    Args:
+        config: the job.
+        times: of each stage, alone.
+        input_mib: of a batch.
+        at_once: stages that have a core at the same time.
+    """
+    size = CallSize(config.pipeline, single=bool(config.replicas), at_once=at_once)
     given = [input_mib, *(t.output_mib for t in times[:-1])]
-    stats = [_stats(t, mib) for t, mib in zip(times, given, strict=True)]
+    shared = size.sharing(len(times))
+    stats = [_stats(t, mib, shared) for t, mib in zip(times, given, strict=True)]
     for _ in range(64):  # more than it looks back
         size.saw(stats)
     return size.now()
@@ -164,9 +174,10 @@ def _lasting(times: StageTimes, seconds: float) -> StageTimes:
     )
 
 
-def _stats(times: StageTimes, given_mib: float) -> StageStats:
+def _stats(times: StageTimes, given_mib: float, shared: float) -> StageStats:
+    """Of a step that takes so many times as long as alone."""
     return StageStats(
-        0, 0, 0.0, 0.0, None, None, 0, 0.0, 0.0, times.forward_s, times.update_s,
+        0, 0, 0.0, 0.0, None, None, 0, 0.0, 0.0, shared * times.forward_s, shared * times.update_s,
         given_mib=given_mib, receive_s=times.receive_s, send_s=times.send_s,
         handed_mib=times.output_mib,
     )  # fmt: skip

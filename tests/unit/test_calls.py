@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,34 @@ def test_the_slowest_stage_decides_and_a_number_is_a_number() -> None:
         calls.saw([stats(0.001), stats(0.8)])
     assert calls.now() == 1
     assert CallSize(PipelineConfig(batches_per_call=5)).now() == 5
+
+
+def test_stages_that_share_cores_have_longer_calls_and_fewer_of_them() -> None:
+    """Four stages of 80 ms on two cores: a step each 160 ms, calls of 2 s and not of 1."""
+    pipeline = PipelineConfig()
+    assert [pipeline.window(4, True, n) for n in (math.inf, 4, 3, 2, 1.5, 1)] == [7, 7, 5, 4, 4, 3]
+    assert (
+        pipeline.window(4, False, 2) == 10 and PipelineConfig(in_flight=9).window(4, True, 2) == 9
+    )
+    calls = CallSize(pipeline, at_once=2)
+    for _ in range(16):
+        calls.saw([stats(0.16)] * 4)
+    assert (calls.crowd, calls.sharing(4), calls.now()) == (2, 2, 16)
+    own = CallSize(pipeline, at_once=4)
+    for _ in range(16):
+        own.saw([stats(0.16)] * 4)
+    assert (own.crowd, own.sharing(4), own.now()) == (1, 1, 8)
+
+
+def test_calls_of_many_stages_on_few_cores_are_no_longer_than_a_command_can_wait() -> None:
+    """Four of sixteen stages are at work at once, so each takes twice its time alone of 80 ms.
+
+    All of them need two cores for 640 ms: three such steps are nearest to 2 s.
+    """
+    calls = CallSize(PipelineConfig(), at_once=2)
+    for _ in range(16):
+        calls.saw([stats(0.16)] * 16)
+    assert (calls.crowd, calls.sharing(16), calls.now()) == (8, 2, 4)
 
 
 def test_what_is_kept_of_all_stages_fits_the_room() -> None:

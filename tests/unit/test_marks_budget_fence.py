@@ -48,6 +48,16 @@ def test_by_time_and_cost() -> None:
     assert Marks(FaultToleranceConfig(snapshot_every_s=7)).every_s() == 7
 
 
+def test_until_one_is_through_nobody_knows_what_it_costs() -> None:
+    """Without a cost a marker would come each second: ten of them before the first is through."""
+    marks = Marks(FaultToleranceConfig(checkpoint_every_s=None))
+    assert steps_of(marks, 40, tick=0.5, under_way=15) == [(16, False), (32, False)]
+    known = Marks(FaultToleranceConfig(checkpoint_every_s=None), cost_s=0.001)
+    assert steps_of(known, 7, tick=0.5, under_way=15) == [(2, False), (4, False), (6, False)]
+    given = Marks(FaultToleranceConfig(snapshot_every_s=2, checkpoint_every_s=None))
+    assert steps_of(given, 9, tick=0.5, under_way=15) == [(4, False), (8, False)]
+
+
 def test_no_checkpoint_while_one_is_written_and_none_in_memory_where_it_is_of_no_use() -> None:
     config = FaultToleranceConfig(checkpoint_every_s=1.0)
     assert steps_of(Marks(config, memory=False), 40, tick=0.25) == []

@@ -6,7 +6,7 @@ import pytest
 from pytest import MonkeyPatch
 
 from scpl_ray.engine import placement
-from scpl_ray.engine.placement import Placement, place, shortage, threads_per_stage
+from scpl_ray.engine.placement import Placement, at_once, place, shortage, threads_per_stage
 from scpl_ray.errors import ResourceError
 from tests.unit.tools import config
 
@@ -118,3 +118,18 @@ def test_gpus_may_come_where_nodes_may_join(gpus: int, share: float) -> None:
             place(settings, 3, total, private=True)
         automatic = place(config(resources__device="auto"), 3, total, private=False)
         assert automatic.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("each", "private", "expected"),
+    [
+        (Placement("cpu", 0.5, 0.0, ""), True, 4.0),
+        (Placement("cpu", 1.0, 0.0, ""), True, 4.0),
+        (Placement("cpu", 0.5, 0.0, ""), False, 8.0),
+        (Placement("cpu", 1.0, 0.0, ""), False, math.inf),
+        (Placement("cuda", 0.5, 1.0, ""), True, math.inf),
+    ],
+)
+def test_how_many_compute_at_once(each: Placement, private: bool, expected: float) -> None:
+    assert at_once(each, 2, {"CPU": 16.0}, private) == expected
+    assert at_once(each, 64, {"CPU": 16.0}, private) >= 1, "a stage at least"
