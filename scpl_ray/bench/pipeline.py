@@ -21,7 +21,7 @@ from scpl_ray.partition import partition
 from scpl_ray.stage import plan_stages
 from scpl_ray.stage_facts import StageSpec, StageStats
 
-_WARM_UP, _FIRST_SNAPSHOT_S = 40, 1.0
+_WARM_UP, _MOST_WARM_UP_S = 40, 30.0
 _START_S = 30.0
 PARTS = ("waiting", "receive", "forward", "loss", "backward", "optimizer", "send", "snapshot")
 
@@ -105,9 +105,10 @@ class Streaming:
         """
         self._flow(_WARM_UP)
         self.engine.members.spare.settle(_START_S)
-        begun = time.monotonic()
-        # How often depends on what the first snapshot costs.
-        while time.monotonic() - begun < _FIRST_SNAPSHOT_S + self.engine.marks.every_s():
+        while not self.engine.marks.settled:
+            self._flow(self._under_way())
+        until = time.monotonic() + min(_MOST_WARM_UP_S, self.engine.marks.every_s())
+        while time.monotonic() < until:
             self._flow(self._under_way())
 
     def _flow(self, steps: int) -> None:

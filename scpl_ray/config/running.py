@@ -16,7 +16,8 @@ class PipelineConfig(Section):
     engine: Literal["ray", "local"] = "ray"
     in_flight: Positive | None = Field(
         None,
-        description="calls in flight: the back-pressure window; default: by the number of stages",
+        description="calls in flight: the back-pressure window; default: by the stages and the "
+        "cores that they share",
     )
     batches_per_call: Literal["auto"] | Positive = Field(
         "auto", description="batches that travel as one; auto: more than one where a step is short"

@@ -15,6 +15,9 @@ from scpl_ray.schedule import Snapshot, Train, Work
 # process is replayed, seconds of work; a percent of all hours would be more than that.
 _SHARE = 0.005
 _LEAST_S, _MOST_S = 1.0, 30.0
+# The first ones go into memory that nobody has touched, which costs several times as much; the
+# third takes the place of the first. They come at once: the later, the more memory is touched.
+_FIRST = 3
 
 
 @dataclass
@@ -24,7 +27,6 @@ class Marks:
     Attributes:
         config: how often.
         memory: whether snapshots in memory are of use to the engine.
-        cost_s: what a snapshot costs a core, where it costs most; set by the engine.
         log_mib: inputs that are kept for a replay by the time that a marker could take effect;
             set by the engine.
         room_mib: how much of them the engine has room for.
@@ -36,13 +38,14 @@ class Marks:
 
     config: FaultToleranceConfig
     memory: bool = True
-    cost_s: float = 0.0
     log_mib: float = 0.0
     room_mib: float = math.inf
     done: int = -1
     rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
+    _cost_s: float = 0.0
+    _taken: int = 0
     _paused_at: float | None = None
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
     _checkpoint: tuple[float, int] = field(default=(0.0, 0))
@@ -76,11 +79,23 @@ class Marks:
         self._snapshot = (self._snapshot[0] + pause, self._snapshot[1])
         self._checkpoint = (self._checkpoint[0] + pause, self._checkpoint[1])
 
+    def cost(self, seconds: float) -> None:
+        """A snapshot is through that took so much of a core's time, where it took most."""
+        self._cost_s = seconds
+        self._taken += 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known how often snapshots in memory come."""
+        ft = self.config
+        given = ft.snapshot_every_s is not None or ft.snapshot_every_steps is not None
+        return given or not (ft.enabled and self.memory) or self._taken >= _FIRST
+
     def every_s(self) -> float:
         """Seconds between snapshots in memory."""
         if self.config.snapshot_every_s is not None:
             return self.config.snapshot_every_s
-        return min(_MOST_S, max(_LEAST_S, self.cost_s / _SHARE))
+        return min(_MOST_S, max(_LEAST_S, self._cost_s / _SHARE if self.settled else 0.0))
 
     def _due(self, step: int) -> Snapshot | None:
         now, config = self.clock(), self.config
@@ -91,9 +106,9 @@ class Marks:
         if config.snapshot_every_steps is not None:
             due = _since(self._snapshot[1], step, config.snapshot_every_steps)
         else:
-            # Until the first is through nobody knows what one costs.
-            known = config.snapshot_every_s or self.cost_s or self.done >= self._snapshot[1]
-            due = bool(known) and _since(self._snapshot[0], now, self.every_s())
+            # Until it is known what they cost, one at a time.
+            due = self.settled or self.done >= self._snapshot[1]
+            due = due and _since(self._snapshot[0], now, self.every_s())
         # A marker frees the log when it is through, not before: more of them would only cut calls
         # of many batches to pieces. Where a window alone is more than the log may hold, not every
         # step shall be marked.
