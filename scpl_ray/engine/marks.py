@@ -15,9 +15,6 @@ from scpl_ray.schedule import Snapshot, Train, Work
 # process is replayed, seconds of work; a percent of all hours would be more than that.
 _SHARE = 0.005
 _LEAST_S, _MOST_S = 1.0, 30.0
-# The first ones go into memory that nobody has touched, which costs several times as much; the
-# third takes the place of the first. They come at once: the later, the more memory is touched.
-_FIRST = 3
 
 
 @dataclass
@@ -45,7 +42,6 @@ class Marks:
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     _cost_s: float = 0.0
-    _taken: int = 0
     _paused_at: float | None = None
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
     _checkpoint: tuple[float, int] = field(default=(0.0, 0))
@@ -82,20 +78,19 @@ class Marks:
     def cost(self, seconds: float) -> None:
         """A snapshot is through that took so much of a core's time, where it took most."""
         self._cost_s = seconds
-        self._taken += 1
 
     @property
     def settled(self) -> bool:
         """Whether it is known how often snapshots in memory come."""
         ft = self.config
         given = ft.snapshot_every_s is not None or ft.snapshot_every_steps is not None
-        return given or not (ft.enabled and self.memory) or self._taken >= _FIRST
+        return given or not (ft.enabled and self.memory) or self._cost_s > 0
 
     def every_s(self) -> float:
         """Seconds between snapshots in memory."""
         if self.config.snapshot_every_s is not None:
             return self.config.snapshot_every_s
-        return min(_MOST_S, max(_LEAST_S, self._cost_s / _SHARE if self.settled else 0.0))
+        return min(_MOST_S, max(_LEAST_S, self._cost_s / _SHARE))
 
     def _due(self, step: int) -> Snapshot | None:
         now, config = self.clock(), self.config
@@ -106,7 +101,7 @@ class Marks:
         if config.snapshot_every_steps is not None:
             due = _since(self._snapshot[1], step, config.snapshot_every_steps)
         else:
-            # Until it is known what they cost, one at a time.
+            # Until the first is through nobody knows what one costs: they would come each second.
             due = self.settled or self.done >= self._snapshot[1]
             due = due and _since(self._snapshot[0], now, self.every_s())
         # A marker frees the log when it is through, not before: more of them would only cut calls
