@@ -14,8 +14,11 @@ from click.testing import CliRunner, Result
 
 from scpl_ray.cli.plan import command as plan_command
 from scpl_ray.config import load_config
+from scpl_ray.config.running import PipelineConfig
 from scpl_ray.errors import ConfigError
 from scpl_ray.planning import baselines, links, memory, simulation
+from scpl_ray.planning.plan import batches_per_call
+from tests.unit.tools import config as tree
 
 # --- the schedule, in parts ----------------------------------------------------------------------
 
@@ -40,6 +43,23 @@ def test_step_is_the_slowest_stage() -> None:
     found = streamed(slow)
     assert found.step_s == pytest.approx(0.4)
     assert found.busy == pytest.approx([0.25, 0.25, 1.0, 0.25])
+
+
+@pytest.mark.parametrize("costs", [(1, 1, 1, 1), (4, 1, 1, 2), (1, 2, 3, 1), (1, 1, 1, 5)])
+def test_two_calls_more_than_cores_keep_all_cores_busy(costs: tuple[int, ...]) -> None:
+    window = PipelineConfig().window(len(costs), True, at_once=2)
+    stages = [simulation.StageTimes(0.03 * cost, 0.07 * cost) for cost in costs]
+    limit = max(*costs, sum(costs) / 2) * 0.1
+    assert window == 4
+    assert streamed(stages, window, per_call=8, cores=2).step_s == pytest.approx(limit, rel=0.03)
+
+
+def test_the_plan_takes_calls_as_the_engine_does() -> None:
+    """Stages of 100 ms: a second is nearest to 8; on two cores a step is 200 ms, and two to 8."""
+    assert batches_per_call(tree(), SAME, 0.1) == 8
+    assert batches_per_call(tree(), SAME, 0.1, at_once=2) == 8
+    assert batches_per_call(tree(), [*SAME, *SAME], 0.1, at_once=2) == 4
+    assert batches_per_call(tree(), SAME, 0.1, at_once=3) == 8
 
 
 def test_window_of_one_is_one_call_after_another() -> None:
