@@ -105,10 +105,11 @@ class Streaming:
         """
         self._flow(_WARM_UP)
         self.engine.members.spare.settle(_START_S)
-        while not self.engine.marks.settled:
+        marks, begun = self.engine.marks, time.monotonic()
+        while not marks.settled and time.monotonic() - begun < _MOST_WARM_UP_S:
             self._flow(self._under_way())
-        until = time.monotonic() + min(_MOST_WARM_UP_S, self.engine.marks.every_s())
-        while time.monotonic() < until:
+        begun = time.monotonic()
+        while time.monotonic() - begun < min(_MOST_WARM_UP_S, marks.every_s()):
             self._flow(self._under_way())
 
     def _flow(self, steps: int) -> None:
