@@ -24,6 +24,7 @@ class Marks:
     Attributes:
         config: how often.
         memory: whether snapshots in memory are of use to the engine.
+        cost_s: what a snapshot costs a core, where it costs most; set by the engine.
         log_mib: inputs that are kept for a replay by the time that a marker could take effect;
             set by the engine.
         room_mib: how much of them the engine has room for.
@@ -35,13 +36,13 @@ class Marks:
 
     config: FaultToleranceConfig
     memory: bool = True
+    cost_s: float = 0.0
     log_mib: float = 0.0
     room_mib: float = math.inf
     done: int = -1
     rounds: Rounds = field(default_factory=Rounds)
     may_write: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
-    _cost_s: float = 0.0
     _paused_at: float | None = None
     _snapshot: tuple[float, int] = field(default=(0.0, 0))
     _checkpoint: tuple[float, int] = field(default=(0.0, 0))
@@ -75,22 +76,18 @@ class Marks:
         self._snapshot = (self._snapshot[0] + pause, self._snapshot[1])
         self._checkpoint = (self._checkpoint[0] + pause, self._checkpoint[1])
 
-    def cost(self, seconds: float) -> None:
-        """A snapshot is through that took so much of a core's time, where it took most."""
-        self._cost_s = seconds
-
     @property
     def settled(self) -> bool:
         """Whether it is known how often snapshots in memory come."""
         ft = self.config
         given = ft.snapshot_every_s is not None or ft.snapshot_every_steps is not None
-        return given or not (ft.enabled and self.memory) or self._cost_s > 0
+        return given or not (ft.enabled and self.memory) or self.cost_s > 0
 
     def every_s(self) -> float:
         """Seconds between snapshots in memory."""
         if self.config.snapshot_every_s is not None:
             return self.config.snapshot_every_s
-        return min(_MOST_S, max(_LEAST_S, self._cost_s / _SHARE))
+        return min(_MOST_S, max(_LEAST_S, self.cost_s / _SHARE))
 
     def _due(self, step: int) -> Snapshot | None:
         now, config = self.clock(), self.config

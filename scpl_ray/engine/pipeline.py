@@ -243,7 +243,7 @@ class RayEngine:
         given = sum(stats.given_mib for stats in results.values())
         self.calls.saw(results.values())
         if cost := max(stats.snapshot_s for stats in results.values()):
-            self.marks.cost(cost * self.calls.crowd)
+            self.marks.cost_s = cost * self.calls.crowd
         self.marks.log_mib = self.chain.log_mib(given * self.calls.now())
         self._steps += 1
         self.recovery.prune()

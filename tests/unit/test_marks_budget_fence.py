@@ -42,9 +42,9 @@ def test_by_time_and_cost() -> None:
     marks = Marks(FaultToleranceConfig(checkpoint_every_s=None))
     assert steps_of(marks, 13, tick=0.25) == [(4, False), (8, False), (12, False)]
     assert not marks.settled
-    marks.cost(0.02)
+    marks.cost_s = 0.02
     assert marks.every_s() == pytest.approx(4.0) and marks.settled, "half a percent of the time"
-    marks.cost(10.0)
+    marks.cost_s = 10.0
     assert marks.every_s() == 30.0
     assert Marks(FaultToleranceConfig(snapshot_every_s=7)).every_s() == 7
 
@@ -53,8 +53,7 @@ def test_until_one_is_through_nobody_knows_what_it_costs() -> None:
     """Without a cost a marker would come each second: ten of them before the first is through."""
     marks = Marks(FaultToleranceConfig(checkpoint_every_s=None))
     assert steps_of(marks, 40, tick=0.5, under_way=15) == [(16, False), (32, False)]
-    known = Marks(FaultToleranceConfig(checkpoint_every_s=None))
-    known.cost(0.001)
+    known = Marks(FaultToleranceConfig(checkpoint_every_s=None), cost_s=0.001)
     assert steps_of(known, 7, tick=0.5, under_way=15) == [(2, False), (4, False), (6, False)]
     given = Marks(FaultToleranceConfig(snapshot_every_s=2, checkpoint_every_s=None))
     assert steps_of(given, 9, tick=0.5, under_way=15) == [(4, False), (8, False)]
